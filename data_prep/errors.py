@@ -1,0 +1,36 @@
+"""The one exception a user may cause, and how every command ends on it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+class UserError(Exception):
+    """Wrong usage or input. The message says what was got, what was expected, and what to do."""
+
+
+def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:
+    """Wraps `main` for the shell: 0 when it returns, 2 and one line on stderr for a `UserError`.
+
+    Any other exception passes through with its traceback: it is a bug of ours.
+    """
+
+    @functools.wraps(main)
+    def command(*args: Any, **kwargs: Any) -> int:
+        try:
+            main(*args, **kwargs)
+        except UserError as error:
+            # Every process of a distributed run meets the same error: one of them says it.
+            if os.environ.get("RANK", "0") == "0":
+                print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        return 0
+
+    return command

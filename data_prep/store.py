@@ -1,0 +1,127 @@
+"""Scanned videos -> a `DatasetDict` on disk, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Value
+
+from data_prep.errors import UserError
+from data_prep.scan import Scanned
+from data_prep.schema import SPLITS, STORE_COLUMN, Store, dataset_features
+from data_prep.split import group_of
+
+SUMMARY = "summary.json"
+REJECTED = "rejected.csv"
+
+
+def check_output(directory: Path, source: Path, overwrite: bool) -> None:
+    """Raises `UserError` where writing `directory` would destroy something that is not a dataset of ours."""
+    directory, source = directory.resolve(), source.resolve()
+    if directory == source or directory in source.parents or source in directory.parents:
+        raise UserError(f"DATASET {directory} and VIDEOS {source} lie in one another: write DATASET somewhere else.")
+    if not os.path.lexists(directory):
+        return
+    if directory.is_dir() and not any(directory.iterdir()):
+        return
+    if not (directory / SUMMARY).is_file():
+        raise UserError(f"{directory} exists and was not written by data_prep: choose another directory.")
+    if not overwrite:
+        raise UserError(f"{directory} exists: choose another directory, or pass --overwrite.")
+
+
+@contextmanager
+def whole_directory(directory: Path) -> Iterator[Path]:
+    """A folder to fill; it becomes `directory` when the block ends well, and vanishes when it does not."""
+    directory = directory.resolve()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        filled = staging / "new"
+        filled.mkdir()
+        yield filled
+        if directory.exists():
+            os.rename(directory, staging / "old")
+        os.rename(filled, directory)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def stage_rows(scanned: Callable[[], Iterator[Scanned]], labels: list[str], store: Store, folder: Path) -> Dataset:
+    """Every usable video as one row, in order; with frames, in an Arrow file under `folder`."""
+    features = _by_path(dataset_features(labels, store))
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for result in scanned():
+            if result.info is not None:
+                yield _row(result, store)
+
+    # The fingerprint is given because the generator holds worker processes, which cannot be hashed.
+    return Dataset.from_generator(
+        rows, features=features, cache_dir=str(folder), fingerprint="staged", writer_batch_size=16, split="train"
+    )
+
+
+def _row(result: Scanned, store: Store) -> dict[str, Any]:
+    video, info = result.video, result.info
+    pictures: Any = list(result.jpegs) if store == "frames" else {"path": str(video.path.resolve()), "bytes": None}
+    return {
+        "video_id": video.video_id,
+        "label": video.label,
+        "group": group_of(video),
+        STORE_COLUMN[store]: pictures,
+        "num_frames": info.num_frames,
+        "fps": info.fps,
+        "duration": info.duration,
+        "height": info.height,
+        "width": info.width,
+    }
+
+
+def _by_path(features: Features) -> Features:
+    """`features` with a video stored as the plain (bytes, path) pair that it is."""
+    plain = features.copy()
+    if "video" in plain:
+        plain["video"] = {"bytes": Value("binary"), "path": Value("string")}
+    return plain
+
+
+def write_splits(rows: Dataset, split_of_row: list[str], labels: list[str], store: Store, directory: Path) -> None:
+    """Saves `rows` as a `DatasetDict` in `directory`. `labels` are the classes that still have videos."""
+    if rows.features["label"].names != labels:
+        rows = _relabelled(rows, labels)
+    splits = {}
+    for split in SPLITS:
+        indices = [i for i, name in enumerate(split_of_row) if name == split]
+        if indices:
+            splits[split] = rows.select(indices)
+    DatasetDict(splits).save_to_disk(str(directory))
+    # save_to_disk copies the file behind every `Video` cell into the dataset, a thousand at a time in memory. So the
+    # cells are saved as plain pairs, which have the same Arrow type, and named `Video` afterwards.
+    for split in splits:
+        info = DatasetInfo.from_directory(str(directory / split))
+        info.features = dataset_features(labels, store)
+        info.write_to_directory(str(directory / split), pretty_print=True)
+
+
+def _relabelled(rows: Dataset, labels: list[str]) -> Dataset:
+    names = rows.features["label"].names
+    features = rows.features.copy()
+    features["label"] = ClassLabel(names=labels)
+    return rows.map(
+        lambda batch: {"label": [labels.index(names[label]) for label in batch["label"]]},
+        batched=True,
+        batch_size=16,
+        features=features,
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")

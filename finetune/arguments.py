@@ -1,0 +1,190 @@
+"""Command line and recipe file -> validated dataclasses."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from data_prep.errors import UserError
+
+DEMO_RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
+
+
+@dataclass
+class DataArguments:
+    """What is trained on, and how a clip of it is augmented."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "Directory written by data_prep, a folder of videos or a CSV (prepared first, and cached), or a Hub dataset id. Without it the embedded demonstration runs."})  # fmt: skip
+    no_flip: bool = field(default=False, metadata={"help": "Never mirror clips: for classes in which left and right matter."})  # fmt: skip
+    short_side_jitter: list[int] | None = field(default=None, metadata={"help": "Smallest and largest short side (px) a training clip is resized to before its random crop. Default: the authors' 256 320 for a crop of 224, in proportion to the crop."})  # fmt: skip
+    demo_videos_per_class: int | None = field(default=None, metadata={"help": "First write this many demonstration videos of each class beside DATASET_NAME and prepare them as that dataset."})  # fmt: skip
+
+
+@dataclass
+class ModelArguments:
+    """What training starts from, and what its card says."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Local or Hub TimeSformer checkpoint, or timesformer-tiny (random weights)."})  # fmt: skip
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
+    new_head: bool = field(default=False, metadata={"help": "Train a new head even where the checkpoint's labels are the dataset's."})  # fmt: skip
+    license: str | None = field(default=None, metadata={"help": "License named in the model card, as apache-2.0."})
+
+
+@dataclass
+class FinetuningArguments(TrainingArguments):
+    """transformers' TrainingArguments with defaults for this job, and what they cannot say."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Directory of the run: checkpoint, card, pictures, predictions."})  # fmt: skip
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run in output_dir."})
+    resume_from_checkpoint: str | None = field(default=None, metadata={"nargs": "?", "const": "latest", "help": "Continue the run in output_dir from its newest complete checkpoint, or from the one named."})  # fmt: skip
+    eval_strategy: str = field(default="epoch", metadata={"help": "When the validation split is evaluated: no, steps or epoch."})  # fmt: skip
+    save_strategy: str = field(default="epoch", metadata={"help": "When a checkpoint is saved: no, steps, epoch or best."})  # fmt: skip
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best one."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the checkpoint that was best on validation."})  # fmt: skip
+    metric_for_best_model: str | None = field(default="top1", metadata={"help": "Validation metric that says which checkpoint is best: top1, top5, macro_f1 or loss."})  # fmt: skip
+    logging_steps: float = field(default=10, metadata={"help": "Log every this many steps."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the logs."})
+    report_to: str = field(default="tensorboard", metadata={"help": "Where logs go: tensorboard, wandb, trackio, ..., none."})  # fmt: skip
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: clips are read from columns the model does not know."})  # fmt: skip
+    dataloader_num_workers: int = field(default=min(4, len(os.sched_getaffinity(0))), metadata={"help": "Processes that read clips. Default: one per core, at most 4."})  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
+        self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
+        if self.eval_strategy == "no":
+            self.load_best_model_at_end = False
+        if self.metric_for_best_model is not None:
+            self.greater_is_better = not self.metric_for_best_model.endswith("loss")
+        super().__post_init__()
+
+
+Arguments = tuple[DataArguments, ModelArguments, FinetuningArguments]
+
+# Always in a run's recipe.yaml, given or not: what another person needs to repeat the run.
+_RECIPE_KEYS = (
+    "model_name_or_path", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "label_smoothing_factor", "seed",
+)  # fmt: skip
+# Never in it: where this run lay, and what says nothing about the model.
+_PRIVATE_KEYS = ("config", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "hub_model_id")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that was asked for. `recipe` is the flat list that `--config` reads back."""
+
+    data: DataArguments
+    model: ModelArguments
+    training: FinetuningArguments
+    recipe: dict[str, Any]
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. Run with --help to see every flag.")
+
+
+def parse_arguments(argv: list[str]) -> Settings:
+    """Settings from the command line `argv` over those of `--config FILE` over the defaults. Raises `UserError`.
+
+    Without `--dataset_name` on either, the demonstration's recipe gives the defaults.
+    """
+    parser = _Parser(
+        (DataArguments, ModelArguments, FinetuningArguments),
+        prog="finetune/run.py",
+        description="Fine-tune TimeSformer on a dataset of videos.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", help="YAML file of settings, one flat list; the command line wins over it.")
+    arguments, config = _parse(parser, argv)
+    if config is not None:
+        argv = _recipe_arguments(Path(config), parser) + argv
+        arguments, _ = _parse(parser, argv)
+    if arguments[0].dataset_name is None:
+        print("no --dataset_name given: running the embedded demonstration")
+        argv = _recipe_arguments(DEMO_RECIPE, parser) + argv
+        arguments, _ = _parse(parser, argv)
+    _check(*arguments)
+    return Settings(*arguments, _recipe(arguments, argv, parser))
+
+
+def _recipe(arguments: Arguments, argv: list[str], parser: _Parser) -> dict[str, Any]:
+    """The settings given in `argv` and those every recipe has, without paths of this machine."""
+    dest_of = {flag: action.dest for action in parser._actions for flag in action.option_strings}
+    given = [dest_of.get(word.split("=")[0]) for word in argv]
+    recipe = {}
+    for key in dict.fromkeys([*given, *_RECIPE_KEYS]):
+        if key is None or key in _PRIVATE_KEYS:
+            continue
+        value = next(getattr(group, key) for group in arguments if hasattr(group, key))
+        if isinstance(value, str) and (os.path.isabs(value) or os.path.exists(value)):
+            continue
+        recipe[key] = value if isinstance(value, (bool, int, float, list, dict, type(None))) else str(value)
+    return recipe
+
+
+def _parse(parser: _Parser, argv: list[str]) -> tuple[Arguments, str | None]:
+    try:
+        data, model, training, extra, unknown = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True, look_for_args_file=False
+        )
+    except (ValueError, TypeError, ImportError) as error:  # TrainingArguments' own checks
+        raise UserError(" ".join(str(error).split())) from error
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+        hint = f" Did you mean {close[0]}?" if close else " Run with --help to see every flag."
+        raise UserError(f"unknown argument {unknown[0]}.{hint}")
+    return (data, model, training), extra.config
+
+
+def _recipe_arguments(path: Path, parser: _Parser) -> list[str]:
+    """A recipe as command-line words, so that one parser checks both."""
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"--config {path}: expected a flat list of settings, as `learning_rate: 0.001`.")
+    known = {action.dest for action in parser._actions} - {"help", "config"}
+    words: list[str] = []
+    for key, value in recipe.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            raise UserError(f"--config {path}: unknown key {key!r}.{f' Did you mean {close[0]!r}?' if close else ''}")
+        if value is not None:
+            words += [f"--{key}", *_words(value)]
+    return words
+
+
+def _words(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return [json.dumps(value) if isinstance(value, dict) else str(value)]
+
+
+def _check(data: DataArguments, model: ModelArguments, training: FinetuningArguments) -> None:
+    if model.model_name_or_path is None:
+        raise UserError("--model_name_or_path is missing: give a TimeSformer checkpoint, as facebook/timesformer-base-finetuned-k400, or timesformer-tiny.")  # fmt: skip
+    if training.output_dir is None:
+        raise UserError("--output_dir is missing: give the directory the run is written to.")
+    if training.remove_unused_columns:
+        raise UserError("--remove_unused_columns must stay False: it would drop the videos before clips are read.")
+    if training.hub_token is not None:
+        raise UserError("--hub_token would be written into the run's files: log in with `hf auth login` or set HF_TOKEN.")
+    if training.push_to_hub and "/" not in (training.hub_model_id or ""):
+        raise UserError("--push_to_hub needs --hub_model_id, as me/name.")
+    jitter = data.short_side_jitter
+    if jitter is not None and (len(jitter) != 2 or jitter[0] > jitter[1]):
+        raise UserError(f"--short_side_jitter is {jitter}: expected the smallest and the largest short side, as 256 320.")

@@ -1,0 +1,122 @@
+"""Dataset directory, video folder or Hub id -> checked splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Video
+
+from data_prep.errors import UserError
+from data_prep.schema import REQUIRED_COLUMNS, STORE_COLUMN
+
+SUMMARY = "summary.json"  # written by data_prep beside the data
+
+
+@dataclass(frozen=True)
+class Splits:
+    """`train` and the splits to evaluate on, with one list of labels in the order of their ids.
+
+    `summary` is what data_prep wrote about the dataset; empty for datasets from elsewhere.
+    """
+
+    name: str
+    labels: list[str]
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset | None
+    summary: dict[str, Any]
+
+
+def load_splits(dataset_name: str, need_validation: bool) -> Splits:
+    """Opens and checks a dataset. Raises `UserError` saying what is missing and what to do."""
+    path = Path(dataset_name)
+    if path.is_dir() and (path / "dataset_dict.json").is_file():
+        loaded, summary = _open_directory(path)
+    elif path.exists():
+        loaded, summary = _open_directory(prepare_folder(path))
+    elif dataset_name.count("/") == 1 and not dataset_name.startswith((".", "/", "~")):
+        loaded, summary = _open_hub(dataset_name), {}
+    else:
+        raise UserError(f"--dataset_name {dataset_name}: no such directory. Give a directory written by data_prep, a folder of videos, or a Hub dataset id.")  # fmt: skip
+    for split, rows in loaded.items():
+        check_columns(rows, dataset_name, split)
+    return _checked_splits(dataset_name, loaded, summary, need_validation)
+
+
+def prepare_folder(videos: Path) -> Path:
+    """Runs data_prep on a plain folder or CSV; the result is cached until a file in it changes."""
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "video_folders" / _fingerprint(videos)
+    if not (cache / SUMMARY).is_file():
+        print(f"{videos} is not a prepared dataset: running python -m data_prep {videos} {cache}", flush=True)
+        run_data_prep([str(videos), str(cache)])
+    return cache
+
+
+def run_data_prep(arguments: list[str]) -> None:
+    """`python -m data_prep` in a process of its own, as a user runs it: its workers stay free of torch."""
+    code = subprocess.run([sys.executable, "-m", "data_prep", *arguments]).returncode
+    if code != 0:
+        raise UserError(f"data_prep ended with code {code}: see its message above.")
+
+
+def _fingerprint(videos: Path) -> str:
+    files = [videos] if videos.is_file() else sorted(path for path in videos.rglob("*") if path.is_file())
+    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr((str(videos.resolve()), facts)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _open_directory(path: Path) -> tuple[DatasetDict, dict[str, Any]]:
+    summary = path / SUMMARY
+    facts = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+    try:
+        return datasets.load_from_disk(str(path)), facts
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} does not open as a dataset ({error}): run data_prep again with --overwrite.") from error
+
+
+def _open_hub(name: str) -> DatasetDict:
+    try:
+        loaded = datasets.load_dataset(name)
+    except Exception as error:  # the client raises of many kinds: no such id, no network, no right, no usable file
+        raise UserError(f"--dataset_name {name}: neither a directory here nor a Hub dataset that opens ({type(error).__name__}: {str(error).splitlines()[0]}).") from error  # fmt: skip
+    # Without this, reading a cell would ask for torchcodec.
+    if "video" in loaded[next(iter(loaded))].column_names:
+        loaded = loaded.cast_column("video", Video(decode=False))
+    return loaded
+
+
+def check_columns(rows: Dataset, name: str, split: str) -> None:
+    """Raises `UserError` naming the first column of data_prep's schema that `rows` lacks or has in another type."""
+    missing = [column for column in REQUIRED_COLUMNS if column not in rows.column_names]
+    if not missing and not any(column in rows.column_names for column in STORE_COLUMN.values()):
+        missing = [" or ".join(STORE_COLUMN.values())]
+    if missing:
+        raise UserError(f"{name}, split {split}: column {missing[0]} is missing (there are {', '.join(rows.column_names)}). Run `python -m data_prep VIDEOS DATASET` on the videos.")  # fmt: skip
+    if not isinstance(rows.features["label"], ClassLabel):
+        raise UserError(f"{name}, split {split}: column label is {rows.features['label']}, expected a ClassLabel. Use dataset.class_encode_column('label').")  # fmt: skip
+    if len(rows) == 0:
+        raise UserError(f"{name}, split {split} holds no videos.")
+
+
+def _checked_splits(name: str, loaded: DatasetDict, summary: dict[str, Any], need_validation: bool) -> Splits:
+    if "train" not in loaded:
+        raise UserError(f"{name} has splits {', '.join(loaded)} but no train split: training needs one.")
+    if need_validation and "validation" not in loaded:
+        raise UserError(
+            f"{name} has splits {', '.join(loaded)} but no validation split, which tells the best checkpoint. "
+            "Prepare it again with `--validation_from_train 0.1`, or train without validation: --eval_strategy no."
+        )
+    labels = loaded["train"].features["label"].names
+    for split, rows in loaded.items():
+        if rows.features["label"].names != labels:
+            raise UserError(f"{name}: the labels of {split} are not those of train in the same order. Run data_prep on all splits together.")  # fmt: skip
+    if len(labels) < 2:
+        raise UserError(f"{name} has the one class {labels}: a classifier needs two or more.")
+    return Splits(name, labels, loaded["train"], loaded.get("validation"), loaded.get("test"), summary)

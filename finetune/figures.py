@@ -1,0 +1,71 @@
+"""The run's pictures as PNG: learning curves, confusion matrix, test videos with their predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_MAX_NAMED = 40  # classes whose names fit beside a confusion matrix
+
+
+def plot_curves(log_history: list[dict[str, Any]], path: Path) -> None:
+    """Training and validation loss, and validation accuracy, over epochs."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    losses, accuracy = figure.subplots(1, 2)
+    for key, name in (("loss", "training"), ("eval_loss", "validation")):
+        points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
+        if points:
+            losses.plot(*zip(*points), label=name, marker="." if len(points) < 30 else None)
+    for key, name in (("eval_top1", "top-1"), ("eval_top5", "top-5"), ("eval_macro_f1", "macro-F1")):
+        points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
+        if points:
+            accuracy.plot(*zip(*points), label=name, marker="." if len(points) < 30 else None)
+    losses.set(xlabel="epoch", ylabel="loss (cross-entropy)", title="Loss", ylim=(0, None))
+    accuracy.set(xlabel="epoch", ylabel="share of validation videos", title="Validation", ylim=(0, 1.02))
+    for axes in (losses, accuracy):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def plot_confusion(matrix: np.ndarray, labels: list[str], title: str, path: Path) -> None:
+    """Counts `(num_labels, num_labels)`, rows true, coloured by their share of the row."""
+    num_labels = len(labels)
+    side = min(16.0, 3.2 + 0.42 * num_labels)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    if num_labels <= _MAX_NAMED:
+        names = [_plain(label, 28) for label in labels]
+        axes.set_xticks(range(num_labels), names, rotation=45, ha="right")
+        axes.set_yticks(range(num_labels), names)
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def plot_predictions(strips: list[tuple[np.ndarray, str, str, float]], path: Path) -> None:
+    """One row per video: (frames uint8 `(num_frames, height, width, 3)`, true label, predicted label, score)."""
+    figure = Figure(figsize=(10.5, 1.15 * len(strips)), layout="constrained")
+    for axes, (frames, label, predicted, score) in zip(np.atleast_1d(figure.subplots(len(strips), 1)), strips):
+        axes.imshow(np.concatenate([np.pad(frame, ((0, 0), (0, 2), (0, 0)), constant_values=255) for frame in frames], 1))
+        axes.axis("off")
+        right = label == predicted
+        text = f"{'✓' if right else '✗'} {_plain(predicted, 30)} {score:.0%}" + ("" if right else f"\ntrue: {_plain(label, 30)}")
+        axes.text(1.01, 0.5, text, transform=axes.transAxes, va="center", fontsize=9, color="#1a7f37" if right else "#b00020")
+    figure.savefig(path, dpi=120)
+
+
+def _plain(text: str, length: int) -> str:
+    """At most `length` characters, none of which matplotlib reads as a formula."""
+    text = "".join(char if char.isprintable() else "?" for char in text).replace("$", r"\$")
+    return text if len(text) <= length else text[: length - 1] + "…"

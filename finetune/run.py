@@ -1,0 +1,128 @@
+"""Fine-tune TimeSformer on a dataset of videos: arguments, data, model, train, evaluate, save, share.
+
+accelerate launch --config_file accelerate_config.yaml finetune/run.py --dataset_name DATASET --model_name_or_path MODEL --output_dir OUT
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# A script's own folder comes first on the path, where finetune/evaluate.py would hide the evaluate library.
+if sys.path and os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
+    sys.path.pop(0)
+
+import torch
+import yaml
+from transformers import set_seed
+
+from data_prep.errors import UserError, exit_cleanly
+from finetune.arguments import FinetuningArguments, Settings, parse_arguments
+from finetune.batch import ClipTransform, collate
+from finetune.clip import Clips
+from finetune.dataset import Splits, load_splits
+from finetune.demo import prepare_demo
+from finetune.hub import check_login, push
+from finetune.metrics import compute_metrics
+from finetune.report import print_next_commands, write_report
+from finetune.trainer import VideoTrainer, checkpoint_to_resume
+from finetune.weights import Start, load_start
+
+RECIPE = "recipe.yaml"
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Runs the whole way and returns the metrics of the test split (or validation, where there is no test)."""
+    started = time.monotonic()
+    use_all_cores()
+    settings = parse_arguments(sys.argv[1:] if argv is None else argv)
+    training_args = settings.training
+    hub_model_id = take_push(training_args)
+    with training_args.main_process_first(desc="preparing"):
+        splits = prepare(settings, hub_model_id)
+    set_seed(training_args.seed)
+    start = load_start(settings.model.model_name_or_path, settings.model.model_revision, splits.labels, settings.model.new_head)
+    say(training_args, start.message)
+    trainer = make_trainer(settings, splits, start)
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args.output_dir, training_args.resume_from_checkpoint))
+    trainer.save_model()
+    metrics = write_report(trainer, splits, settings, hub_model_id, time.monotonic() - started)
+    if hub_model_id and trainer.is_world_process_zero():
+        print(f"pushed to {push(Path(training_args.output_dir), hub_model_id, training_args.hub_private_repo)}")
+    if trainer.is_world_process_zero():
+        print_next_commands(settings, splits, metrics, time.monotonic() - started)
+    return metrics
+
+
+def use_all_cores() -> None:
+    """On CPU, one thread per core of this process: accelerate sets OMP_NUM_THREADS to 1 for every launch."""
+    if not torch.accelerator.is_available():
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    if os.environ.get("WORLD_SIZE") == "1":
+        # One process needs no process group, but would start one where the launcher says which rank it has.
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)
+
+
+def take_push(training_args: FinetuningArguments) -> str | None:
+    """The repository to push to at the end. Trainer must not push: it would end the run when the Hub is down at its start."""
+    hub_model_id = training_args.hub_model_id if training_args.push_to_hub else None
+    training_args.push_to_hub = False
+    return hub_model_id
+
+
+def prepare(settings: Settings, hub_model_id: str | None) -> Splits:
+    """Everything that can fail before training: the output directory, the login, the data."""
+    training_args, data_args = settings.training, settings.data
+    is_main = training_args.process_index == 0
+    if is_main:
+        prepare_output_dir(training_args)
+        (Path(training_args.output_dir) / RECIPE).write_text(yaml.safe_dump(settings.recipe, sort_keys=False))
+        if hub_model_id:
+            check_login()
+        if data_args.demo_videos_per_class:
+            prepare_demo(Path(data_args.dataset_name), data_args.demo_videos_per_class)
+    return load_splits(data_args.dataset_name, need_validation=training_args.eval_strategy != "no")
+
+
+def prepare_output_dir(training_args: FinetuningArguments) -> None:
+    """Makes the run's directory; one that holds something is only replaced or continued when that was asked for."""
+    output_dir = Path(training_args.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UserError(f"--output_dir {output_dir} is a file: give a directory.")
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not training_args.resume_from_checkpoint:
+        if not training_args.overwrite_output_dir:
+            raise UserError(f"--output_dir {output_dir} exists: choose another, continue it with --resume_from_checkpoint, or replace it with --overwrite_output_dir.")  # fmt: skip
+        if not (output_dir / RECIPE).is_file():
+            raise UserError(f"--output_dir {output_dir} is not a run of this project, so it is not replaced: choose another.")
+        shutil.rmtree(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+
+
+def make_trainer(settings: Settings, splits: Splits, start: Start) -> VideoTrainer:
+    transform = ClipTransform(start.processor, settings.data.short_side_jitter, flip=not settings.data.no_flip)
+    num_frames = start.model.config.num_frames
+    train = Clips(splits.train, num_frames, transform, training=True, seed=settings.training.seed)
+    validation = Clips(splits.validation, num_frames, transform, training=False) if splits.validation else None
+    return VideoTrainer(
+        model=start.model,
+        args=settings.training,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=collate,
+        processing_class=start.processor,
+        compute_metrics=compute_metrics,
+    )
+
+
+def say(training_args: FinetuningArguments, message: str) -> None:
+    if training_args.process_index == 0:
+        print(message, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_cleanly(main)())

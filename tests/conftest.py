@@ -1,0 +1,74 @@
+"""Real tiny videos and a real tiny TimeSformer; no network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+
+def encode(path: Path, frames: np.ndarray, rate: int = 10, codec: str = "libx264", pix_fmt: str = "yuv420p") -> Path:
+    """Writes uint8 RGB `frames` `(num_frames, height, width, 3)` as a video."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=pix_fmt)))
+        container.mux(stream.encode())
+    return path
+
+
+def gray_ramp(num_frames: int = 12, height: int = 48, width: int = 64) -> np.ndarray:
+    """Frame i is of the one grey 20 * i: what was read tells which frame it was."""
+    values = (20 * np.arange(num_frames) % 256).astype(np.uint8)
+    return np.broadcast_to(values[:, None, None, None], (num_frames, height, width, 3)).copy()
+
+
+def moving_bar(direction: int, seed: int, num_frames: int = 10, size: int = 48) -> np.ndarray:
+    """A bright bar that crosses a dim noisy picture to the right (+1) or to the left (-1)."""
+    random = np.random.default_rng(seed)
+    frames = random.integers(0, 60, (num_frames, size, size, 3), dtype=np.uint8)
+    for i in range(num_frames):
+        x = 4 + 4 * (i if direction > 0 else num_frames - 1 - i) + int(random.integers(0, 3))
+        frames[i, :, x : x + 6] = 230
+    return frames
+
+
+@pytest.fixture(scope="session")
+def write_video() -> Callable[..., Path]:
+    return encode
+
+
+@pytest.fixture(scope="session")
+def ramp_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 frames of 64x48 px at 10 frames per second, frame i grey 20 * i."""
+    return encode(tmp_path_factory.mktemp("ramp") / "ramp.mp4", gray_ramp())
+
+
+@pytest.fixture(scope="session")
+def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two classes, left and right, ten videos each."""
+    root = tmp_path_factory.mktemp("bars")
+    for name, direction in (("left", -1), ("right", 1)):
+        for number in range(10):
+            encode(root / name / f"{number}.mp4", moving_bar(direction, seed=number))
+    return root
+
+
+@pytest.fixture(scope="session")
+def bars_dataset(bars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`bars` prepared: 6 videos of each class to train, 2 to validate, 2 to test."""
+    from data_prep.__main__ import main
+
+    dataset = tmp_path_factory.mktemp("prepared") / "bars"
+    main([str(bars), str(dataset), "--splits", "0.6", "0.2", "0.2", "--num_proc", "1"])
+    return dataset

@@ -1,0 +1,214 @@
+"""data_prep.video: what is decoded is what is there, and no file can do more than be refused."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import encode, gray_ramp
+
+from data_prep.video import VideoError, decode_jpeg, encode_jpeg, probe, probe_and_encode, read_frames
+
+
+def test_probe_measures_the_real_frames(ramp_video: Path) -> None:
+    info = probe(ramp_video)
+    assert (info.num_frames, info.height, info.width, info.num_bad_packets) == (12, 48, 64, 0)
+    assert info.fps == pytest.approx(10)
+    assert info.duration == pytest.approx(1.2)
+
+
+def test_frames_are_those_asked_for_in_the_order_asked(ramp_video: Path) -> None:
+    frames = read_frames(ramp_video, [0, 7, 3, 7, 11])
+    assert frames.shape == (5, 48, 64, 3) and frames.dtype == np.uint8
+    np.testing.assert_allclose(frames.mean(axis=(1, 2, 3)), [0, 140, 60, 140, 220], atol=3)
+
+
+def test_bytes_give_the_same_frames_as_the_path(ramp_video: Path) -> None:
+    assert probe(ramp_video.read_bytes()) == probe(ramp_video)
+    np.testing.assert_array_equal(read_frames(ramp_video.read_bytes(), [2, 5]), read_frames(ramp_video, [2, 5]))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.avi", "mpeg4", "yuv420p"), ("a.mkv", "libx264", "yuv420p"), ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("a.mov", "mjpeg", "yuvj420p"), ("a.ts", "mpeg2video", "yuv420p"), ("a.mpg", "mpeg1video", "yuv420p"),
+        ("a.flv", "flv", "yuv420p"), ("a.gif", "gif", "rgb8"), ("a.wmv", "wmv2", "yuv420p"), ("a.3gp", "mpeg4", "yuv420p"),
+    ],
+)  # fmt: skip
+def test_every_container_gives_every_frame(tmp_path: Path, name: str, codec: str, pix_fmt: str) -> None:
+    path = encode(tmp_path / name, gray_ramp(), rate=25, codec=codec, pix_fmt=pix_fmt)
+    assert probe(path).num_frames == 12
+    np.testing.assert_allclose(read_frames(path, range(12)).mean(axis=(1, 2, 3)), 20 * np.arange(12), atol=14)
+
+
+def _rotated(path: Path, matrix: tuple[int, ...]) -> Path:
+    """The mp4 with another display matrix in its track header (ISO 14496-12, 8.3.2)."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    data[start : start + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
+    turned = path.with_name("turned.mp4")
+    turned.write_bytes(data)
+    return turned
+
+
+@pytest.mark.parametrize(
+    ("matrix", "corner"),
+    [
+        ((0, 1, 0, -1, 0, 0, 48, 0, 1), (0, -1)),  # a quarter to the right: top left becomes top right
+        ((0, -1, 0, 1, 0, 0, 0, 64, 1), (-1, 0)),
+        ((-1, 0, 0, 0, -1, 0, 64, 48, 1), (-1, -1)),
+    ],
+)
+def test_rotated_videos_come_upright(tmp_path: Path, matrix: tuple[int, ...], corner: tuple[int, int]) -> None:
+    frames = np.zeros((4, 48, 64, 3), np.uint8)
+    frames[:, :16, :16] = 255
+    units = [1 << 30 if i == 8 else value << 16 for i, value in enumerate(matrix)]
+    path = _rotated(encode(tmp_path / "a.mp4", frames), tuple(units))
+    info, read = probe(path), read_frames(path, [0])[0]
+    assert read.shape[:2] == (info.height, info.width)
+    assert (info.height > info.width) == (matrix[0] == 0)
+    corners = {(y, x): int(read[y, x, 0]) for y in (0, -1) for x in (0, -1)}
+    assert max(corners, key=lambda key: corners[key]) == corner
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.mp4", b""),
+        ("text.mp4", b"not a video at all\n" * 50),
+        ("page.mp4", b"<!DOCTYPE html><html><body>404</body></html>"),
+        ("zeros.mp4", bytes(5000)),
+        ("script.mp4", b"ffconcat version 1.0\nfile ramp.mp4\n"),
+        ("session.mp4", b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"),
+    ],
+)
+def test_what_is_no_video_is_refused(tmp_path: Path, ramp_video: Path, name: str, content: bytes) -> None:
+    (tmp_path / "ramp.mp4").write_bytes(ramp_video.read_bytes())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(VideoError):
+        probe(tmp_path / name)
+    with pytest.raises(VideoError):
+        probe(content)
+
+
+def test_a_playlist_reads_no_file_and_opens_no_connection(tmp_path: Path, ramp_video: Path) -> None:
+    """A video file is untrusted: FFmpeg's playlists and scripts must not be followed, by path or from bytes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/x.ts"
+        for target in (url, str(ramp_video)):
+            playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n".encode()
+            path = tmp_path / "list.mp4"
+            path.write_bytes(playlist)
+            for source in (path, playlist):
+                with pytest.raises(VideoError):
+                    probe(source)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+@pytest.mark.parametrize("name", ["http:x.mp4", "concat:a.mp4|b.mp4", "file:x.mp4", "a%03d.mp4", "-b.mp4"])
+def test_a_name_is_never_a_protocol(tmp_path: Path, ramp_video: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(ramp_video.read_bytes())
+    assert probe(name).num_frames == 12
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    reasons = []
+
+    def try_it() -> None:
+        with pytest.raises(VideoError) as caught:
+            probe(tmp_path / "pipe.mp4")
+        reasons.append(str(caught.value))
+
+    thread = threading.Thread(target=try_it, daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert reasons == ["is not a regular file"]
+
+
+def test_a_picture_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "photo.mp4").write_bytes(encode_jpeg(gray_ramp()[3]))
+    with pytest.raises(VideoError):
+        probe(tmp_path / "photo.mp4")
+    with pytest.raises(VideoError, match="No such file"):
+        probe(tmp_path / "none.mp4")
+    with pytest.raises(VideoError, match="only one frame"):
+        probe(encode(tmp_path / "one.mp4", gray_ramp(1)))
+
+
+def test_a_sound_file_is_refused(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(VideoError, match="no video stream"):
+        probe(tmp_path / "sound.mp4")
+
+
+def test_frames_of_absurd_size_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    path = encode(tmp_path / "bomb.gif", gray_ramp(2, 16, 16), codec="gif", pix_fmt="rgb8")
+    data = bytearray(path.read_bytes())
+    data[6:10] = (16000).to_bytes(2, "little") * 2  # the logical screen's size
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match="16000x16000"):
+        probe(path)
+
+
+def test_a_damaged_packet_costs_itself_alone(tmp_path: Path) -> None:
+    """MJPEG packets are independent: with one of them spoiled the others must still be read."""
+    path = encode(tmp_path / "a.avi", gray_ramp(), rate=25, codec="mjpeg", pix_fmt="yuvj420p")
+    data = bytearray(path.read_bytes())
+    starts = [i for i in range(len(data)) if data[i : i + 3] == b"\xff\xd8\xff"]
+    data[starts[5] : starts[6] - 8] = bytes(starts[6] - 8 - starts[5])
+    path.write_bytes(data)
+    info = probe(path)
+    assert info.num_bad_packets == 1
+    assert info.num_frames == 11
+    frames = read_frames(path, range(11)).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(frames, [20 * i for i in range(12) if i != 5], atol=6)
+
+
+def test_a_mostly_damaged_video_is_refused(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.avi", gray_ramp(), rate=25, codec="mjpeg", pix_fmt="yuvj420p")
+    data = bytearray(path.read_bytes())
+    starts = [i for i in range(len(data)) if data[i : i + 3] == b"\xff\xd8\xff"]
+    for start, end in zip(starts[4:11], starts[5:12]):
+        data[start : end - 8] = bytes(end - 8 - start)
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match="is damaged"):
+        probe(path)
+
+
+def test_a_truncated_mp4_is_refused_with_a_reason(tmp_path: Path, ramp_video: Path) -> None:
+    data = ramp_video.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    with pytest.raises(VideoError, match="cannot be opened as a video"):
+        probe(tmp_path / "cut.mp4")
+
+
+def test_asking_past_the_end_says_how_many_frames_there_are(ramp_video: Path) -> None:
+    with pytest.raises(VideoError, match="has 12 frames, but frame 12 was asked for"):
+        read_frames(ramp_video, [0, 12])
+
+
+def test_stored_frames_are_shrunk_never_enlarged(ramp_video: Path) -> None:
+    info, jpegs = probe_and_encode(ramp_video, short_side=24)
+    assert (info.num_frames, info.height, info.width, len(jpegs)) == (12, 24, 32, 12)
+    np.testing.assert_allclose([decode_jpeg(data).mean() for data in jpegs], 20 * np.arange(12), atol=4)
+    assert decode_jpeg(probe_and_encode(ramp_video, short_side=256)[1][0]).shape == (48, 64, 3)
+
+
+def test_a_stored_frame_that_is_no_jpeg_is_refused() -> None:
+    with pytest.raises(VideoError, match="not a JPEG"):
+        decode_jpeg(b"GIF89a" + bytes(50))
