@@ -46,17 +46,59 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__, allow_abbrev=False)
-    parser.add_argument("videos", type=Path, metavar="VIDEOS", help="folder of videos, or a CSV with columns path,label and optionally split,group")
-    parser.add_argument("dataset", type=Path, metavar="DATASET", help="directory to write; `datasets.load_from_disk` opens it")
-    parser.add_argument("--splits", type=float, nargs=3, default=[0.8, 0.1, 0.1], metavar=("TRAIN", "VALIDATION", "TEST"), help="shares of videos (or groups) per split, where the splits are not given (default: 0.8 0.1 0.1)")
-    parser.add_argument("--validation_from_train", type=float, metavar="SHARE", help="where splits are given without a validation split: take this share of train for it, whole groups, by class")
+    parser.add_argument(
+        "videos",
+        type=Path,
+        metavar="VIDEOS",
+        help="folder of videos, or a CSV with columns path,label and optionally split,group",
+    )
+    parser.add_argument(
+        "dataset", type=Path, metavar="DATASET", help="directory to write; `datasets.load_from_disk` opens it"
+    )
+    parser.add_argument(
+        "--splits",
+        type=float,
+        nargs=3,
+        default=[0.8, 0.1, 0.1],
+        metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="shares of videos (or groups) per split, where the splits are not given (default: 0.8 0.1 0.1)",
+    )
+    parser.add_argument(
+        "--validation_from_train",
+        type=float,
+        metavar="SHARE",
+        help="where splits are given without a validation split: take this share of train for it, whole groups, by class",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
-    parser.add_argument("--group_by", metavar="REGEX", help="on the relative path; videos with the same first group of the match never fall into two splits")
-    parser.add_argument("--keep_small_classes", action="store_true", help="leave a class with fewer videos than splits whole in train, instead of refusing it")
-    parser.add_argument("--store", choices=STORES, default="files", help="files: keep the videos where they are; frames: store every frame as a JPEG (default: files)")
-    parser.add_argument("--short_side", type=int, default=256, help="px of the stored frames' short side at most, with --store frames (default: 256)")
+    parser.add_argument(
+        "--group_by",
+        metavar="REGEX",
+        help="on the relative path; videos with the same first group of the match never fall into two splits",
+    )
+    parser.add_argument(
+        "--keep_small_classes",
+        action="store_true",
+        help="leave a class with fewer videos than splits whole in train, instead of refusing it",
+    )
+    parser.add_argument(
+        "--store",
+        choices=STORES,
+        default="files",
+        help="files: keep the videos where they are; frames: store every frame as a JPEG (default: files)",
+    )
+    parser.add_argument(
+        "--short_side",
+        type=int,
+        default=256,
+        help="px of the stored frames' short side at most, with --store frames (default: 256)",
+    )
     parser.add_argument("--root", type=Path, help="where the paths of a CSV start (default: the CSV's folder)")
-    parser.add_argument("--num_proc", type=int, default=len(os.sched_getaffinity(0)), help="processes that decode (default: the number of cores)")
+    parser.add_argument(
+        "--num_proc",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="processes that decode (default: the number of cores)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace DATASET, if data_prep wrote it")
     options = parser.parse_args(argv)
     for name, least in (("num_proc", 1), ("short_side", 16)):
@@ -69,7 +111,9 @@ def class_names(videos: list[LabeledVideo]) -> list[str]:
     """Sorted; as numbers when all are numbers, so that 10 follows 9."""
     labels = {video.label for video in videos}
     if len(labels) == 1:
-        raise UserError(f"all {len(videos)} videos have the one class {labels.pop()!r}: a classifier needs two or more.")
+        raise UserError(
+            f"all {len(videos)} videos have the one class {labels.pop()!r}: a classifier needs two or more."
+        )
     if all(re.fullmatch(r"\d{1,18}", label) for label in labels):
         return sorted(labels, key=lambda label: (int(label), label))
     return sorted(labels)
@@ -89,7 +133,9 @@ def make_report(found: Found, scanned: list[Scanned], options: argparse.Namespac
     rejected = found.rejected + [(result.video.video_id, result.reason) for result in scanned if result.info is None]
     if not accepted:
         path, reason = rejected[-1]
-        raise UserError(f"none of the {len(rejected)} videos in {options.videos} is usable; the last, {path}, {reason}.")
+        raise UserError(
+            f"none of the {len(rejected)} videos in {options.videos} is usable; the last, {path}, {reason}."
+        )
     videos = [result.video for result in accepted]
     labels = class_names(videos)
     notes = list(found.notes)
@@ -115,7 +161,9 @@ def split_notes(videos: list[LabeledVideo], split_of: list[str]) -> list[str]:
     if "validation" not in split_of:
         notes.append("there is no validation split; to take one from given train videos: --validation_from_train 0.1")
     for split in sorted(set(split_of)):
-        absent = {video.label for video in videos} - {video.label for video, name in zip(videos, split_of) if name == split}
+        absent = {video.label for video in videos} - {
+            video.label for video, name in zip(videos, split_of) if name == split
+        }
         notes += [f"class {label!r} has no video in {split}" for label in sorted(absent)]
     return notes
 

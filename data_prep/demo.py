@@ -1,9 +1,9 @@
 """The embedded demonstration: small real H.264 files of moving, turning and growing shapes.
 
-The classes come in pairs that are each other played backwards: left/right, up/down, clockwise/counterclockwise,
-growing/shrinking. Every motion is periodic (a shape that leaves on one side comes back on the other, one that has
-grown to its largest starts again at its smallest) and starts at a random phase, so at every moment place, angle and
-size have the same distribution in all classes: no single frame tells the class.
+The classes come in pairs that are each other played backwards: left/right, clockwise/counterclockwise,
+growing/shrinking. Every video draws a path for place, angle and size alike; its class says along which of them time
+runs, and in which direction, and the others stay at a random point of theirs. So a frame taken at random from a video
+has the same distribution in every class: a still picture does not tell the class, only the order of pictures does.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ from tqdm import tqdm
 
 from data_prep.errors import UserError, exit_cleanly
 
-CLASSES = (
-    "moving_left", "moving_right", "moving_up", "moving_down",
-    "turning_clockwise", "turning_counterclockwise", "growing", "shrinking",
-)  # fmt: skip
+# Each class: what changes along its path, and whether it runs forwards.
+_MOTIONS = {
+    "moving_right": ("place", True),
+    "moving_left": ("place", False),
+    "turning_clockwise": ("angle", True),
+    "turning_counterclockwise": ("angle", False),
+    "growing": ("size", True),
+    "shrinking": ("size", False),
+}
+CLASSES = tuple(_MOTIONS)
 
-SIZE = 96  # px, height and width
-FRAMES_PER_SECOND = 12
-NUM_FRAMES = 24
+SIZE = 64  # px, height and width
+FRAMES_PER_SECOND = 8
+NUM_FRAMES = 16
 
 
 def write_demo_videos(folder: Path, videos_per_class: int, seed: int) -> None:
@@ -53,64 +59,55 @@ def write_video(path: Path, frames: Iterator[np.ndarray]) -> None:
 
 
 def draw_motion(label: str, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yields the frames of one video: a shape in one of the motions over a textured, noisy background."""
-    background, colors = _background(random), random.uniform(0, 255, (2, 3))
-    outline = _outline(random)
-    x, y, angle, phase = random.uniform(0, [SIZE, SIZE, 2 * np.pi, 1])
-    speed = random.uniform(0.5, 1.0) / NUM_FRAMES  # periods per frame: half a period to a whole one in a video
-    for _ in range(NUM_FRAMES):
-        # A radius from 11 to 30 px: phase 0 and 1 are the same jump from largest to smallest.
-        inside = outline(x, y, angle, 11 * np.exp(phase))
-        noise = random.normal(0, 8, (SIZE, SIZE, 1))
-        picture = background + (colors[0] - background) * inside[0][..., None]
-        picture = picture + (colors[1] - picture) * inside[1][..., None]
-        yield np.clip(picture + noise, 0, 255).astype(np.uint8)
-        if label in ("moving_left", "moving_right"):
-            x += speed * SIZE * (1 if label == "moving_right" else -1)
-        elif label in ("moving_up", "moving_down"):
-            y += speed * SIZE * (1 if label == "moving_down" else -1)
-        elif label in ("turning_clockwise", "turning_counterclockwise"):
-            angle += speed * 2 * np.pi * (1 if label == "turning_clockwise" else -1)
-        else:
-            phase = (phase + speed * (1 if label == "growing" else -1)) % 1
+    """Yields the frames of one video, uint8 RGB `(SIZE, SIZE, 3)`."""
+    background, (body, tip) = _background(random), random.uniform(180, 255, (2, 3))
+    way = random.uniform(0.45, 0.65) * SIZE  # px from end to end of the path
+    left, y = random.uniform(0.06, 0.94 - way / SIZE) * SIZE, random.uniform(0.2, 0.8) * SIZE
+    turn = np.radians(random.uniform(110, 170))  # the tip swings through an arc around "up"
+    angle = random.uniform(np.radians(-210), np.radians(30) - turn)
+    radius, growth = random.uniform(0.09, 0.125) * SIZE, random.uniform(1.6, 2.4)
+    width = random.uniform(0.45, 0.6)  # of the body, relative to its length
+    changing, forwards = _MOTIONS[label]
+    along = {"place": random.uniform(), "angle": random.uniform(), "size": random.uniform()}
+    for time in np.linspace(0, 1, NUM_FRAMES):
+        along[changing] = time if forwards else 1 - time
+        x, direction, size = (
+            left + way * along["place"],
+            angle + turn * along["angle"],
+            radius * growth ** along["size"],
+        )
+        masks = _arrow(x, y, direction, size, width)
+        picture = background + (body - background) * masks[0]
+        picture = picture + (tip - picture) * masks[1]
+        yield np.clip(picture + random.normal(0, 6, (SIZE, SIZE, 1)), 0, 255).astype(np.uint8)
 
 
 def _background(random: np.random.Generator) -> np.ndarray:
-    """Smooth random texture, float `(SIZE, SIZE, 3)`: a few waves of random direction, length, phase and colour."""
-    y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
-    texture = np.full((SIZE, SIZE, 3), random.uniform(60, 195, 3))
+    """Smooth random texture, float `(SIZE, SIZE, 3)`: waves of random direction, length, phase and colour."""
+    y, x = np.mgrid[0:SIZE, 0:SIZE, 0:1][:2] / SIZE
+    texture = np.full((SIZE, SIZE, 3), random.uniform(20, 80, 3))
     for _ in range(6):
         waves = random.uniform(-6, 6, 2)
-        texture += random.uniform(-25, 25, 3) * np.sin(2 * np.pi * (waves[0] * x + waves[1] * y + random.uniform()))[..., None]
+        texture += random.uniform(-8, 8, 3) * np.sin(2 * np.pi * (waves[0] * x + waves[1] * y + random.uniform()))
     return texture
 
 
-def _outline(random: np.random.Generator):  # noqa: ANN202  (a function of place, angle and radius)
-    """A random arrow-like shape: no symmetry, so that every angle of it looks different.
-
-    The function returns two masks in 0..1, `(2, SIZE, SIZE)`: the body and a spot at its front. The picture wraps
-    around: what leaves on one side enters on the other.
-    """
-    sides, depth, wobble = int(random.integers(2, 5)), random.uniform(0.15, 0.3), random.uniform(0.15, 0.3)
+def _arrow(x: float, y: float, direction: float, size: float, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Two masks in 0..1, `(SIZE, SIZE, 1)`: an oval around (x, y) and the round tip that says where it points."""
     pixels = np.arange(SIZE) + 0.5
-
-    def draw(x: float, y: float, angle: float, radius: float) -> np.ndarray:
-        dx = (pixels - x + SIZE / 2) % SIZE - SIZE / 2
-        dy = (pixels - y + SIZE / 2) % SIZE - SIZE / 2
-        distance = np.hypot(dx[None, :], dy[:, None])
-        direction = np.arctan2(dy[:, None], dx[None, :]) - angle
-        edge = radius * (1 + depth * np.cos(sides * direction) + wobble * np.cos(direction))
-        spot = np.hypot(dx[None, :] - 0.7 * radius * np.cos(angle), dy[:, None] - 0.7 * radius * np.sin(angle))
-        return np.clip(np.stack([edge - distance, 0.3 * radius - spot]) + 0.5, 0, 1)
-
-    return draw
+    dx, dy = pixels[None, :, None] - x, pixels[:, None, None] - y
+    ahead = dx * np.cos(direction) + dy * np.sin(direction)
+    aside = dy * np.cos(direction) - dx * np.sin(direction)
+    oval = size - np.hypot(ahead, aside / width)
+    tip = 0.5 * size - np.hypot(ahead - size, aside)
+    return np.clip(oval + 0.5, 0, 1), np.clip(tip + 0.5, 0, 1)
 
 
 @exit_cleanly
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m data_prep.demo", description="Write the demonstration videos.")
     parser.add_argument("folder", type=Path, help="folder to write <class>/<number>.mp4 into")
-    parser.add_argument("--videos_per_class", type=int, default=150, help="default: 150")
+    parser.add_argument("--videos_per_class", type=int, default=175, help="default: 175")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     options = parser.parse_args()
     write_demo_videos(options.folder, options.videos_per_class, options.seed)

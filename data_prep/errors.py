@@ -26,7 +26,7 @@ def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:
         except UserError as error:
             # Every process of a distributed run meets the same error: one of them says it.
             if os.environ.get("RANK", "0") == "0":
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {_message(error)}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -34,3 +34,11 @@ def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:
         return 0
 
     return command
+
+
+def _message(error: UserError) -> str:
+    """The error's own line: from a loader's worker, torch passes it on with the worker's traceback around it."""
+    text = str(error).strip()
+    if "Original Traceback" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return text

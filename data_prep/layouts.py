@@ -65,7 +65,9 @@ def find_videos(source: Path, root: Path | None = None, group_by: str | None = N
 
 
 def _nothing_found(source: Path, found: Found) -> str:
-    seen = ", ".join(f"{count} {extension or 'without extension'}" for extension, count in found.other_files.most_common(5))
+    seen = ", ".join(
+        f"{count} {extension or 'without extension'}" for extension, count in found.other_files.most_common(5)
+    )
     refused = f" {len(found.rejected)} refused, the first: {': '.join(found.rejected[0])}." if found.rejected else ""
     return (
         f"no usable videos in {source}. Other files seen: {seen or 'none'}.{refused} "
@@ -216,10 +218,13 @@ def _csv_rows(source: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
         except csv.Error as error:
             yield number, f"cannot be read ({error}): {line}"
             continue
-        yield number, {
-            name: cells[columns[name]].strip() if name in columns and columns[name] < len(cells) else ""
-            for name in _CSV_COLUMNS
-        }
+        yield (
+            number,
+            {
+                name: cells[columns[name]].strip() if name in columns and columns[name] < len(cells) else ""
+                for name in _CSV_COLUMNS
+            },
+        )
 
 
 def _csv_video(row: dict[str, str], root: Path) -> LabeledVideo | str:

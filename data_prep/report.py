@@ -24,7 +24,7 @@ class Report:
 def summarize(report: Report) -> dict[str, Any]:
     """The facts of `summary.json`: videos and hours per split and class, rejected count, notes."""
     videos: dict[str, Counter[str]] = defaultdict(Counter)
-    seconds: dict[str, Counter[str]] = defaultdict(Counter)
+    seconds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for result, split in zip(report.accepted, report.split_of):
         videos[split][result.video.label] += 1
         seconds[split][result.video.label] += (result.info.duration or 0.0) if result.info else 0.0
@@ -32,7 +32,9 @@ def summarize(report: Report) -> dict[str, Any]:
     damaged = [result.video.video_id for result in report.accepted if result.info and result.info.num_bad_packets]
     return {
         "videos": {split: {label: videos[split][label] for label in report.labels} for split in splits},
-        "hours": {split: {label: round(seconds[split][label] / 3600, 4) for label in report.labels} for split in splits},
+        "hours": {
+            split: {label: round(seconds[split][label] / 3600, 4) for label in report.labels} for split in splits
+        },
         "groups": len({result.video.group for result in report.accepted if result.video.group is not None}),
         "accepted": len(report.accepted),
         "rejected": len(report.rejected),
@@ -61,7 +63,9 @@ def format_summary(summary: dict[str, Any], rejected: list[tuple[str, str]]) -> 
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines += [f"note: {_printable(note)}" for note in summary["notes"]]
     if summary["kept_though_damaged"]:
-        lines.append(f"note: {len(summary['kept_though_damaged'])} videos have packets that do not decode; kept without them")
+        lines.append(
+            f"note: {len(summary['kept_though_damaged'])} videos have packets that do not decode; kept without them"
+        )
     lines.append(f"accepted {summary['accepted']} videos, rejected {summary['rejected']}")
     shown = 10
     lines += [f"  {_printable(path)}: {_printable(reason)}" for path, reason in rejected[:shown]]
@@ -78,4 +82,6 @@ def _cell(summary: dict[str, Any], split: str, labels: list[str]) -> str:
 
 def _printable(text: str) -> str:
     """Control characters and bytes that are not UTF-8 as escapes: a file name must not steer the terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text)
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text
+    )

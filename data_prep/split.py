@@ -15,7 +15,9 @@ def check_fractions(fractions: Sequence[float]) -> None:
     """`fractions` are the shares of train, validation and test: at least 0, train above 0, sum 1."""
     if not (len(fractions) == 3 and min(fractions) >= 0 and fractions[0] > 0 and abs(sum(fractions) - 1) < 1e-6):
         given = " ".join(f"{fraction:g}" for fraction in fractions)
-        raise UserError(f"--splits {given}: expected shares of train, validation and test that sum to 1, as 0.8 0.1 0.1.")
+        raise UserError(
+            f"--splits {given}: expected shares of train, validation and test that sum to 1, as 0.8 0.1 0.1."
+        )
 
 
 def group_of(video: LabeledVideo) -> str:

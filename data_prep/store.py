@@ -17,6 +17,7 @@ from data_prep.errors import UserError
 from data_prep.scan import Scanned
 from data_prep.schema import SPLITS, STORE_COLUMN, Store, dataset_features
 from data_prep.split import group_of
+from data_prep.video import VideoInfo
 
 SUMMARY = "summary.json"
 REJECTED = "rejected.csv"
@@ -61,7 +62,7 @@ def stage_rows(scanned: Callable[[], Iterator[Scanned]], labels: list[str], stor
     def rows() -> Iterator[dict[str, Any]]:
         for result in scanned():
             if result.info is not None:
-                yield _row(result, store)
+                yield _row(result, result.info, store)
 
     # The fingerprint is given because the generator holds worker processes, which cannot be hashed.
     return Dataset.from_generator(
@@ -69,8 +70,8 @@ def stage_rows(scanned: Callable[[], Iterator[Scanned]], labels: list[str], stor
     )
 
 
-def _row(result: Scanned, store: Store) -> dict[str, Any]:
-    video, info = result.video, result.info
+def _row(result: Scanned, info: VideoInfo, store: Store) -> dict[str, Any]:
+    video = result.video
     pictures: Any = list(result.jpegs) if store == "frames" else {"path": str(video.path.resolve()), "bytes": None}
     return {
         "video_id": video.video_id,

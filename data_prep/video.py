@@ -25,7 +25,23 @@ import numpy as np
 from PIL import Image
 
 EXTENSIONS = frozenset(
-    ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .mts .3gp .wmv .flv .ogv .gif".split()
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".avi",
+        ".mkv",
+        ".webm",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".mts",
+        ".3gp",
+        ".wmv",
+        ".flv",
+        ".ogv",
+        ".gif",
+    ]
 )  # compared in lower case
 
 # Every demuxer that the extensions need, none that follows a reference to another file (hls, concat, sdp, image2).

@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ DEMO_RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 class DataArguments:
     """What is trained on, and how a clip of it is augmented."""
 
-    dataset_name: str | None = field(default=None, metadata={"help": "Directory written by data_prep, a folder of videos or a CSV (prepared first, and cached), or a Hub dataset id. Without it the embedded demonstration runs."})  # fmt: skip
+    dataset_name: str = field(default="", metadata={"help": "Directory written by data_prep, a folder of videos or a CSV (prepared first, and cached), or a Hub dataset id. Without it the embedded demonstration runs."})  # fmt: skip
     no_flip: bool = field(default=False, metadata={"help": "Never mirror clips: for classes in which left and right matter."})  # fmt: skip
     short_side_jitter: list[int] | None = field(default=None, metadata={"help": "Smallest and largest short side (px) a training clip is resized to before its random crop. Default: the authors' 256 320 for a crop of 224, in proportion to the crop."})  # fmt: skip
     demo_videos_per_class: int | None = field(default=None, metadata={"help": "First write this many demonstration videos of each class beside DATASET_NAME and prepare them as that dataset."})  # fmt: skip
@@ -32,7 +33,7 @@ class DataArguments:
 class ModelArguments:
     """What training starts from, and what its card says."""
 
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Local or Hub TimeSformer checkpoint, or timesformer-tiny (random weights)."})  # fmt: skip
+    model_name_or_path: str = field(default="", metadata={"help": "Local or Hub TimeSformer checkpoint, or timesformer-tiny (random weights)."})  # fmt: skip
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
     new_head: bool = field(default=False, metadata={"help": "Train a new head even where the checkpoint's labels are the dataset's."})  # fmt: skip
     license: str | None = field(default=None, metadata={"help": "License named in the model card, as apache-2.0."})
@@ -42,7 +43,7 @@ class ModelArguments:
 class FinetuningArguments(TrainingArguments):
     """transformers' TrainingArguments with defaults for this job, and what they cannot say."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Directory of the run: checkpoint, card, pictures, predictions."})  # fmt: skip
+    output_dir: str = field(default="", metadata={"help": "Directory of the run: checkpoint, card, pictures, predictions."})  # fmt: skip
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run in output_dir."})
     resume_from_checkpoint: str | None = field(default=None, metadata={"nargs": "?", "const": "latest", "help": "Continue the run in output_dir from its newest complete checkpoint, or from the one named."})  # fmt: skip
     eval_strategy: str = field(default="epoch", metadata={"help": "When the validation split is evaluated: no, steps or epoch."})  # fmt: skip
@@ -59,7 +60,8 @@ class FinetuningArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if not torch.accelerator.is_available():
             self.use_cpu = True
-        self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
+        if self.use_cpu:
+            self.dataloader_pin_memory = False  # it would only warn
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
         if self.metric_for_best_model is not None:
@@ -75,7 +77,14 @@ _RECIPE_KEYS = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "label_smoothing_factor", "seed",
 )  # fmt: skip
 # Never in it: where this run lay, and what says nothing about the model.
-_PRIVATE_KEYS = ("config", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "hub_model_id")
+_PRIVATE_KEYS = (
+    "config",
+    "output_dir",
+    "overwrite_output_dir",
+    "resume_from_checkpoint",
+    "push_to_hub",
+    "hub_model_id",
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ def parse_arguments(argv: list[str]) -> Settings:
     if config is not None:
         argv = _recipe_arguments(Path(config), parser) + argv
         arguments, _ = _parse(parser, argv)
-    if arguments[0].dataset_name is None:
+    if not arguments[0].dataset_name:
         print("no --dataset_name given: running the embedded demonstration")
         argv = _recipe_arguments(DEMO_RECIPE, parser) + argv
         arguments, _ = _parse(parser, argv)
@@ -128,7 +137,7 @@ def _recipe(arguments: Arguments, argv: list[str], parser: _Parser) -> dict[str,
         value = next(getattr(group, key) for group in arguments if hasattr(group, key))
         if isinstance(value, str) and (os.path.isabs(value) or os.path.exists(value)):
             continue
-        recipe[key] = value if isinstance(value, (bool, int, float, list, dict, type(None))) else str(value)
+        recipe[key] = value.value if isinstance(value, Enum) else value
     return recipe
 
 
@@ -175,16 +184,20 @@ def _words(value: Any) -> list[str]:
 
 
 def _check(data: DataArguments, model: ModelArguments, training: FinetuningArguments) -> None:
-    if model.model_name_or_path is None:
+    if not model.model_name_or_path:
         raise UserError("--model_name_or_path is missing: give a TimeSformer checkpoint, as facebook/timesformer-base-finetuned-k400, or timesformer-tiny.")  # fmt: skip
-    if training.output_dir is None:
+    if not training.output_dir:
         raise UserError("--output_dir is missing: give the directory the run is written to.")
     if training.remove_unused_columns:
         raise UserError("--remove_unused_columns must stay False: it would drop the videos before clips are read.")
     if training.hub_token is not None:
-        raise UserError("--hub_token would be written into the run's files: log in with `hf auth login` or set HF_TOKEN.")
+        raise UserError(
+            "--hub_token would be written into the run's files: log in with `hf auth login` or set HF_TOKEN."
+        )
     if training.push_to_hub and "/" not in (training.hub_model_id or ""):
         raise UserError("--push_to_hub needs --hub_model_id, as me/name.")
     jitter = data.short_side_jitter
     if jitter is not None and (len(jitter) != 2 or jitter[0] > jitter[1]):
-        raise UserError(f"--short_side_jitter is {jitter}: expected the smallest and the largest short side, as 256 320.")
+        raise UserError(
+            f"--short_side_jitter is {jitter}: expected the smallest and the largest short side, as 256 320."
+        )

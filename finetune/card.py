@@ -56,12 +56,11 @@ def collect_facts(
     trainer: Any,
     splits: Splits,
     settings: Settings,
+    evaluation: Any,
     hub_model_id: str | None,
-    split: str,
-    metrics: dict[str, float],
-    computed: dict[str, Any] | None,
     seconds: float,
 ) -> CardFacts:
+    """The facts of a finished run; `evaluation` is `finetune.report.Evaluation` or None."""
     config, start = trainer.model.config, settings.model.model_name_or_path
     crop = trainer.processing_class.crop_size
     name = (hub_model_id or Path(trainer.args.output_dir).name).rpartition("/")[2]
@@ -80,9 +79,9 @@ def collect_facts(
         counts={key: _count(rows, splits.labels) for key, rows in given.items() if rows is not None},
         rejected=splits.summary.get("rejected"),
         notes=splits.summary.get("notes", []),
-        split=split,
-        metrics=metrics,
-        per_class=computed["per_class"] if computed else {},
+        split=evaluation.split if evaluation else "",
+        metrics=evaluation.metrics if evaluation else {},
+        per_class=evaluation.computed["per_class"] if evaluation else {},
         protocol=(
             f"one clip per video ({config.num_frames} frames, the first of each of {config.num_frames} equal segments of the "
             f"whole video), one centre crop of {crop['height']}x{crop['width']} px, every video of the split counted once"
@@ -130,7 +129,11 @@ def render_card(facts: CardFacts) -> str:
 
 def card_data(facts: CardFacts) -> ModelCardData:
     """The metadata the Hub shows."""
-    names = {"top1": ("accuracy", "top-1 accuracy"), "top5": ("top_5_accuracy", "top-5 accuracy"), "macro_f1": ("f1", "macro-F1")}
+    names = {
+        "top1": ("accuracy", "top-1 accuracy"),
+        "top5": ("top_5_accuracy", "top-5 accuracy"),
+        "macro_f1": ("f1", "macro-F1"),
+    }
     results = [
         EvalResult(
             task_type="video-classification",

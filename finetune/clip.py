@@ -36,7 +36,7 @@ def random_indices(video_frames: int, num_frames: int, generator: torch.Generato
     starts = uniform_indices(video_frames, num_frames)
     if video_frames < num_frames:
         return starts
-    ends = starts[1:] + [video_frames]
+    ends = [*starts[1:], video_frames]
     return [int(torch.randint(start, end, (1,), generator=generator)) for start, end in zip(starts, ends)]
 
 

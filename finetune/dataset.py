@@ -78,7 +78,9 @@ def _open_directory(path: Path) -> tuple[DatasetDict, dict[str, Any]]:
     try:
         return datasets.load_from_disk(str(path)), facts
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} does not open as a dataset ({error}): run data_prep again with --overwrite.") from error
+        raise UserError(
+            f"{path} does not open as a dataset ({error}): run data_prep again with --overwrite."
+        ) from error
 
 
 def _open_hub(name: str) -> DatasetDict:

@@ -57,11 +57,17 @@ def plot_predictions(strips: list[tuple[np.ndarray, str, str, float]], path: Pat
     """One row per video: (frames uint8 `(num_frames, height, width, 3)`, true label, predicted label, score)."""
     figure = Figure(figsize=(10.5, 1.15 * len(strips)), layout="constrained")
     for axes, (frames, label, predicted, score) in zip(np.atleast_1d(figure.subplots(len(strips), 1)), strips):
-        axes.imshow(np.concatenate([np.pad(frame, ((0, 0), (0, 2), (0, 0)), constant_values=255) for frame in frames], 1))
+        axes.imshow(
+            np.concatenate([np.pad(frame, ((0, 0), (0, 2), (0, 0)), constant_values=255) for frame in frames], 1)
+        )
         axes.axis("off")
         right = label == predicted
-        text = f"{'✓' if right else '✗'} {_plain(predicted, 30)} {score:.0%}" + ("" if right else f"\ntrue: {_plain(label, 30)}")
-        axes.text(1.01, 0.5, text, transform=axes.transAxes, va="center", fontsize=9, color="#1a7f37" if right else "#b00020")
+        text = f"{'✓' if right else '✗'} {_plain(predicted, 30)} {score:.0%}" + (
+            "" if right else f"\ntrue: {_plain(label, 30)}"
+        )
+        axes.text(
+            1.01, 0.5, text, transform=axes.transAxes, va="center", fontsize=9, color="#1a7f37" if right else "#b00020"
+        )
     figure.savefig(path, dpi=120)
 
 

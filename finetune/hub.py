@@ -66,11 +66,17 @@ def check_login() -> None:
     except HfHubHTTPError as error:
         if _status(error) in (401, 403):
             raise UserError("--push_to_hub: the Hub does not accept the token. Run `hf auth login`, or set HF_TOKEN.") from error  # fmt: skip
-        print(f"warning: the Hub answers {_reason(error)}; training goes on, the push is tried at the end", file=sys.stderr)
+        print(
+            f"warning: the Hub answers {_reason(error)}; training goes on, the push is tried at the end",
+            file=sys.stderr,
+        )
     except (OSError, httpx.HTTPError) as error:
         if "token" in str(error).lower():  # LocalTokenNotFoundError
             raise UserError("--push_to_hub needs a token: run `hf auth login`, or set HF_TOKEN.") from error
-        print(f"warning: the Hub is out of reach ({_reason(error)}); training goes on, the push is tried at the end", file=sys.stderr)
+        print(
+            f"warning: the Hub is out of reach ({_reason(error)}); training goes on, the push is tried at the end",
+            file=sys.stderr,
+        )
 
 
 def _patiently(call: Callable[[], T]) -> T:

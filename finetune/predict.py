@@ -41,7 +41,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("model", metavar="MODEL", help="TimeSformer checkpoint: a directory or a Hub id")
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, folders of them, or quoted globs")
     parser.add_argument("--top_k", type=int, default=5, help="labels per video (default: 5)")
-    parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="of the output (default: table)")
+    parser.add_argument(
+        "--format", choices=("table", "json", "csv"), default="table", help="of the output (default: table)"
+    )
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     parser.add_argument("--device", default=str(device), help=f"default: {device}")
     options = parser.parse_args(argv)
@@ -55,7 +57,9 @@ def find_inputs(inputs: list[str]) -> Iterator[str]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            inside = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.name[0] != ".")
+            inside = sorted(
+                str(file) for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.name[0] != "."
+            )
             if not inside:
                 raise UserError(f"{text} holds no videos (extensions {' '.join(sorted(EXTENSIONS))}).")
             yield from inside

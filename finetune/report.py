@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from finetune.arguments import Settings
 from finetune.batch import ClipTransform
@@ -20,67 +22,87 @@ from finetune.metrics import compute_all
 from finetune.trainer import VideoTrainer
 
 
-def write_report(
-    trainer: VideoTrainer, splits: Splits, settings: Settings, hub_model_id: str | None, seconds: float
-) -> dict[str, Any]:
-    """Evaluates on test (on validation where there is none) and writes metrics, predictions, pictures and the card.
+@dataclass(frozen=True)
+class Evaluation:
+    """One split's videos, each once: scores float32 `(videos, classes)` and labels int64 `(videos,)`."""
 
-    Returns {split_top1, split_top5, split_macro_f1, split_loss}; without either split, nothing is evaluated.
-    """
+    split: str
+    rows: Dataset
+    scores: np.ndarray
+    labels: np.ndarray
+    metrics: dict[str, float]  # {split_top1, split_top5, split_macro_f1, split_loss}
+    computed: dict[str, Any]  # everything `finetune.metrics` knows, matrices too
+
+
+def evaluate(trainer: VideoTrainer, splits: Splits) -> Evaluation | None:
+    """Evaluates on test, on validation where there is no test, and not at all where there is neither."""
     split = "test" if splits.test is not None else "validation"
     rows = splits.test if splits.test is not None else splits.validation
-    output_dir, is_main = Path(trainer.args.output_dir), trainer.is_world_process_zero()
-    metrics, computed, scores, labels = {}, None, None, None
-    if rows is not None:
-        transform = ClipTransform(trainer.processing_class)
-        clips = Clips(rows, trainer.model.config.num_frames, transform, training=False)
-        output = trainer.predict(clips, metric_key_prefix=split)
-        wanted = ("top1", "top5", "macro_f1", "loss")
-        metrics = {f"{split}_{name}": float(output.metrics[f"{split}_{name}"]) for name in wanted}
-        labels = output.label_ids
-        scores = torch.from_numpy(output.predictions).float().softmax(-1).numpy()
-        computed = compute_all(output.predictions, labels)
-    if not is_main:
-        return metrics
+    if rows is None:
+        return None
+    transform = ClipTransform(trainer.processing_class)
+    clips = Clips(rows, trainer.model.config.num_frames, transform, training=False)
+    output = trainer.predict(clips, metric_key_prefix=split)
+    return Evaluation(
+        split=split,
+        rows=rows,
+        scores=torch.from_numpy(output.predictions).float().softmax(-1).numpy(),
+        labels=output.label_ids,
+        metrics={f"{split}_{name}": output.metrics[f"{split}_{name}"] for name in ("top1", "top5", "macro_f1", "loss")},
+        computed=compute_all(output.predictions, output.label_ids),
+    )
+
+
+def write_report(
+    trainer: VideoTrainer,
+    splits: Splits,
+    settings: Settings,
+    evaluation: Evaluation | None,
+    hub_model_id: str | None,
+    seconds: float,
+) -> None:
+    """Writes metrics, predictions, pictures and the card into the run's directory."""
+    output_dir, names = Path(trainer.args.output_dir), splits.labels
+    facts = collect_facts(trainer, splits, settings, evaluation, hub_model_id, seconds)
     plot_curves(trainer.state.log_history, output_dir / "curves.png")
-    if rows is not None:
-        write_predictions(output_dir / "predictions.csv", rows["video_id"], scores, labels, splits.labels)
-        plot_confusion(np.array(computed["confusion_matrix"]), splits.labels, f"{split} videos", output_dir / "confusion_matrix.png")
-        plot_predictions(pick_strips(rows, scores, labels, splits.labels, clips.num_frames), output_dir / "predictions.png")
-    facts = collect_facts(trainer, splits, settings, hub_model_id, split, metrics, computed, seconds)
-    write_metrics(output_dir / "metrics.json", facts, computed)
+    write_metrics(output_dir / "metrics.json", facts, evaluation)
+    if evaluation is not None:
+        write_predictions(output_dir / "predictions.csv", evaluation, names)
+        matrix = np.array(evaluation.computed["confusion_matrix"])
+        plot_confusion(matrix, names, f"{evaluation.split} videos", output_dir / "confusion_matrix.png")
+        strips = pick_strips(evaluation, names, trainer.model.config.num_frames)
+        plot_predictions(strips, output_dir / "predictions.png")
     (output_dir / "README.md").write_text(render_card(facts), encoding="utf-8")
-    return metrics
 
 
-def write_predictions(path: Path, video_ids: list[str], scores: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
+def write_predictions(path: Path, evaluation: Evaluation, names: list[str]) -> None:
     """CSV: video_id, label, prediction, score, and one column of scores per class."""
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["video_id", "label", "prediction", "score", *names])
-        for video_id, row, label in zip(video_ids, scores, labels):
-            best = int(row.argmax())
-            writer.writerow([video_id, names[label], names[best], f"{row[best]:.6f}", *(f"{score:.6f}" for score in row)])
+        for video_id, scores, label in zip(evaluation.rows["video_id"], evaluation.scores, evaluation.labels):
+            best = int(scores.argmax())
+            cells = [f"{score:.6f}" for score in (scores[best], *scores)]
+            writer.writerow([video_id, names[label], names[best], *cells])
 
 
-def write_metrics(path: Path, facts: CardFacts, computed: dict[str, Any] | None) -> None:
-    values = {"protocol": facts.protocol, "labels": facts.labels, **facts.metrics}
-    if computed is not None:
-        values |= {"per_class": computed["per_class"], "confusion_matrix": computed["confusion_matrix"]}
+def write_metrics(path: Path, facts: CardFacts, evaluation: Evaluation | None) -> None:
+    values: dict[str, Any] = {"protocol": facts.protocol, "labels": facts.labels, **facts.metrics}
+    if evaluation is not None:
+        values |= {key: evaluation.computed[key] for key in ("per_class", "confusion_matrix")}
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def pick_strips(
-    rows: Any, scores: np.ndarray, labels: np.ndarray, names: list[str], num_frames: int, at_most: int = 8
+    evaluation: Evaluation, names: list[str], num_frames: int, at_most: int = 8
 ) -> list[tuple[np.ndarray, str, str, float]]:
     """The most confident error first, then the first video of each class, as (frames, label, prediction, score)."""
-    best = scores.argmax(1)
-    confidence = scores.max(1)
-    wrong = [i for i in np.argsort(-confidence) if best[i] != labels[i]][:1]
+    best, confidence, labels = evaluation.scores.argmax(1), evaluation.scores.max(1), evaluation.labels
+    wrong = [int(i) for i in np.argsort(-confidence) if best[i] != labels[i]][:1]
     firsts = [int(np.argmax(labels == label)) for label in np.unique(labels)]
     strips = []
-    for i in list(dict.fromkeys([*map(int, wrong), *firsts]))[:at_most]:
-        row = rows[i]
+    for i in list(dict.fromkeys([*wrong, *firsts]))[:at_most]:
+        row = evaluation.rows[i]
         clip = read_clip(row, uniform_indices(row["num_frames"], num_frames))
         strips.append((_thumbnails(clip), names[labels[i]], names[best[i]], float(confidence[i])))
     return strips
@@ -94,12 +116,14 @@ def _thumbnails(clip: torch.Tensor, height: int = 96) -> np.ndarray:
     return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def print_next_commands(settings: Settings, splits: Splits, metrics: dict[str, Any], seconds: float) -> None:
+def print_next_commands(settings: Settings, splits: Splits, metrics: dict[str, float], seconds: float) -> None:
     """The run's result, and the three commands a user types next."""
     output_dir, data_args = settings.training.output_dir, settings.data
     shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
     print(f"\n{shown or 'no split to evaluate on'}  ({seconds:.0f} s)")
-    print(f"{output_dir}: checkpoint, README.md (model card), curves.png, confusion_matrix.png, predictions.png, predictions.csv, metrics.json\n")
+    print(
+        f"{output_dir}: checkpoint, README.md (model card), curves.png, confusion_matrix.png, predictions.png, predictions.csv, metrics.json\n"
+    )
     rows = splits.test if splits.test is not None else splits.train
     video = rows[0].get("video", {}).get("path") or "VIDEO.mp4"
     if data_args.demo_videos_per_class:
@@ -107,5 +131,7 @@ def print_next_commands(settings: Settings, splits: Splits, metrics: dict[str, A
     launch = "accelerate launch --config_file accelerate_config.yaml finetune/run.py"
     print("next:")
     print(f"  python -m finetune.predict {output_dir} {video}")
-    print(f"  {launch} --dataset_name MY_VIDEOS --model_name_or_path facebook/timesformer-base-finetuned-k400 --output_dir runs/mine")
+    print(
+        f"  {launch} --dataset_name MY_VIDEOS --model_name_or_path facebook/timesformer-base-finetuned-k400 --output_dir runs/mine"
+    )
     print(f"  python -m finetune.hub push {output_dir} ME/NAME")

@@ -10,7 +10,6 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 # A script's own folder comes first on the path, where finetune/evaluate.py would hide the evaluate library.
 if sys.path and os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
@@ -28,32 +27,36 @@ from finetune.dataset import Splits, load_splits
 from finetune.demo import prepare_demo
 from finetune.hub import check_login, push
 from finetune.metrics import compute_metrics
-from finetune.report import print_next_commands, write_report
+from finetune.report import evaluate, print_next_commands, write_report
 from finetune.trainer import VideoTrainer, checkpoint_to_resume
 from finetune.weights import Start, load_start
 
 RECIPE = "recipe.yaml"
 
 
-def main(argv: list[str] | None = None) -> dict[str, Any]:
+def main(argv: list[str] | None = None) -> dict[str, float]:
     """Runs the whole way and returns the metrics of the test split (or validation, where there is no test)."""
     started = time.monotonic()
     use_all_cores()
     settings = parse_arguments(sys.argv[1:] if argv is None else argv)
-    training_args = settings.training
+    training_args, model_args = settings.training, settings.model
     hub_model_id = take_push(training_args)
-    with training_args.main_process_first(desc="preparing"):
-        splits = prepare(settings, hub_model_id)
+    check_before_work(training_args, hub_model_id)
+    checkpoint = checkpoint_to_resume(training_args.output_dir, training_args.resume_from_checkpoint)
+    with training_args.main_process_first(desc="preparing the data"):
+        splits = load_data(settings)
     set_seed(training_args.seed)
-    start = load_start(settings.model.model_name_or_path, settings.model.model_revision, splits.labels, settings.model.new_head)
-    say(training_args, start.message)
+    start = load_start(model_args.model_name_or_path, model_args.model_revision, splits.labels, model_args.new_head)
+    make_output_dir(settings)
     trainer = make_trainer(settings, splits, start)
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args.output_dir, training_args.resume_from_checkpoint))
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
-    metrics = write_report(trainer, splits, settings, hub_model_id, time.monotonic() - started)
-    if hub_model_id and trainer.is_world_process_zero():
-        print(f"pushed to {push(Path(training_args.output_dir), hub_model_id, training_args.hub_private_repo)}")
+    evaluation = evaluate(trainer, splits)
+    metrics = evaluation.metrics if evaluation else {}
     if trainer.is_world_process_zero():
+        write_report(trainer, splits, settings, evaluation, hub_model_id, time.monotonic() - started)
+        if hub_model_id:
+            print(f"pushed to {push(Path(training_args.output_dir), hub_model_id, training_args.hub_private_repo)}")
         print_next_commands(settings, splits, metrics, time.monotonic() - started)
     return metrics
 
@@ -75,22 +78,10 @@ def take_push(training_args: FinetuningArguments) -> str | None:
     return hub_model_id
 
 
-def prepare(settings: Settings, hub_model_id: str | None) -> Splits:
-    """Everything that can fail before training: the output directory, the login, the data."""
-    training_args, data_args = settings.training, settings.data
-    is_main = training_args.process_index == 0
-    if is_main:
-        prepare_output_dir(training_args)
-        (Path(training_args.output_dir) / RECIPE).write_text(yaml.safe_dump(settings.recipe, sort_keys=False))
-        if hub_model_id:
-            check_login()
-        if data_args.demo_videos_per_class:
-            prepare_demo(Path(data_args.dataset_name), data_args.demo_videos_per_class)
-    return load_splits(data_args.dataset_name, need_validation=training_args.eval_strategy != "no")
-
-
-def prepare_output_dir(training_args: FinetuningArguments) -> None:
-    """Makes the run's directory; one that holds something is only replaced or continued when that was asked for."""
+def check_before_work(training_args: FinetuningArguments, hub_model_id: str | None) -> None:
+    """What would spoil the end is found out at the start: a directory that must not be touched, a missing login."""
+    if training_args.process_index != 0:
+        return
     output_dir = Path(training_args.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise UserError(f"--output_dir {output_dir} is a file: give a directory.")
@@ -98,9 +89,29 @@ def prepare_output_dir(training_args: FinetuningArguments) -> None:
         if not training_args.overwrite_output_dir:
             raise UserError(f"--output_dir {output_dir} exists: choose another, continue it with --resume_from_checkpoint, or replace it with --overwrite_output_dir.")  # fmt: skip
         if not (output_dir / RECIPE).is_file():
-            raise UserError(f"--output_dir {output_dir} is not a run of this project, so it is not replaced: choose another.")
+            raise UserError(
+                f"--output_dir {output_dir} is not a run of this project, so it is not replaced: choose another."
+            )
+    if hub_model_id:
+        check_login()
+
+
+def load_data(settings: Settings) -> Splits:
+    data_args, training_args = settings.data, settings.training
+    if data_args.demo_videos_per_class and training_args.process_index == 0:
+        prepare_demo(Path(data_args.dataset_name), data_args.demo_videos_per_class)
+    return load_splits(data_args.dataset_name, need_validation=training_args.eval_strategy != "no")
+
+
+def make_output_dir(settings: Settings) -> None:
+    """Makes the run's directory, emptied unless the run goes on in it, with the recipe of the run."""
+    training_args, output_dir = settings.training, Path(settings.training.output_dir)
+    if training_args.process_index != 0:
+        return
+    if output_dir.is_dir() and not training_args.resume_from_checkpoint:
         shutil.rmtree(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / RECIPE).write_text(yaml.safe_dump(settings.recipe, sort_keys=False), encoding="utf-8")
 
 
 def make_trainer(settings: Settings, splits: Splits, start: Start) -> VideoTrainer:
@@ -108,6 +119,8 @@ def make_trainer(settings: Settings, splits: Splits, start: Start) -> VideoTrain
     num_frames = start.model.config.num_frames
     train = Clips(splits.train, num_frames, transform, training=True, seed=settings.training.seed)
     validation = Clips(splits.validation, num_frames, transform, training=False) if splits.validation else None
+    if settings.training.process_index == 0:
+        print(start.message, flush=True)
     return VideoTrainer(
         model=start.model,
         args=settings.training,
@@ -117,11 +130,6 @@ def make_trainer(settings: Settings, splits: Splits, start: Start) -> VideoTrain
         processing_class=start.processor,
         compute_metrics=compute_metrics,
     )
-
-
-def say(training_args: FinetuningArguments, message: str) -> None:
-    if training_args.process_index == 0:
-        print(message, flush=True)
 
 
 if __name__ == "__main__":

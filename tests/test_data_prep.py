@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from conftest import gray_ramp
 
 from data_prep.__main__ import main
 from data_prep.errors import UserError, exit_cleanly
-from data_prep.scan import scan_videos
 from data_prep.layouts import LabeledVideo
+from data_prep.scan import scan_videos
 from data_prep.video import decode_jpeg, read_frames
 
 

@@ -29,7 +29,9 @@ def test_class_folders_at_any_depth(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("names", [("train", "validation", "test"), ("Training", "val", "testing"), ("TRAIN", "valid", "test")])
+@pytest.mark.parametrize(
+    "names", [("train", "validation", "test"), ("Training", "val", "testing"), ("TRAIN", "valid", "test")]
+)
 def test_split_folders_and_their_other_names(tmp_path: Path, names: tuple[str, str, str]) -> None:
     touch(tmp_path, *(f"{name}/{label}/1.mp4" for name in names for label in ("run", "jump")))
     splits = {value[1] for value in read(tmp_path).values()}
@@ -119,7 +121,9 @@ def test_every_bad_csv_row_is_named_with_its_line(tmp_path: Path) -> None:
     assert [video.video_id for video in found.videos] == ["good.mp4", "twice.mp4", "split.mp4"]
     lines = {int(reason.split("line ")[1].split(":")[0].split(",")[0]) for _, reason in found.rejected}
     assert lines == {3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 17}
-    assert dict(found.rejected)["both.mp4"] == "l.csv: labelled 'run' on line 14, 'jump' on line 15. Keep the right line."
+    assert (
+        dict(found.rejected)["both.mp4"] == "l.csv: labelled 'run' on line 14, 'jump' on line 15. Keep the right line."
+    )
 
 
 def test_absolute_csv_paths_under_the_root_are_taken(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ FRACTIONS = [0.8, 0.1, 0.1]
 
 def videos(counts: dict[str, int], group: str | None = None, split: str | None = None) -> list[LabeledVideo]:
     return [
-        LabeledVideo(Path(f"{label}/{i}.mp4"), f"{label}/{i}.mp4", label, split, group and group.format(label=label, i=i))
+        LabeledVideo(
+            Path(f"{label}/{i}.mp4"), f"{label}/{i}.mp4", label, split, group and group.format(label=label, i=i)
+        )
         for label, count in counts.items()
         for i in range(count)
     ]

@@ -114,7 +114,9 @@ def test_a_playlist_reads_no_file_and_opens_no_connection(tmp_path: Path, ramp_v
 
 
 @pytest.mark.parametrize("name", ["http:x.mp4", "concat:a.mp4|b.mp4", "file:x.mp4", "a%03d.mp4", "-b.mp4"])
-def test_a_name_is_never_a_protocol(tmp_path: Path, ramp_video: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_never_a_protocol(
+    tmp_path: Path, ramp_video: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(ramp_video.read_bytes())
     assert probe(name).num_frames == 12

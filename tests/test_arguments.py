@@ -1,0 +1,105 @@
+"""finetune.arguments: one flat list of settings; the command line wins; what is unknown is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_prep.errors import UserError
+from finetune.arguments import DataArguments, FinetuningArguments, ModelArguments, Settings, _Parser, parse_arguments
+
+BASE = ["--dataset_name", "d", "--model_name_or_path", "timesformer-tiny", "--output_dir", "o"]
+
+
+def recipe(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_recipe_gives_defaults_and_the_command_line_wins(tmp_path: Path) -> None:
+    path = recipe(
+        tmp_path,
+        "dataset_name: d\nmodel_name_or_path: timesformer-tiny\noutput_dir: o\nlearning_rate: 1e-3\nno_flip: true\n"
+        "short_side_jitter: [40, 50]\nnum_train_epochs: 7\nload_best_model_at_end: false\nlr_scheduler_kwargs: {num_cycles: 2}\n",
+    )
+    settings = parse_arguments(["--num_train_epochs", "2", "--config", str(path)])
+    assert settings.training.learning_rate == 1e-3
+    assert settings.training.num_train_epochs == 2
+    assert settings.training.load_best_model_at_end is False
+    assert settings.training.lr_scheduler_kwargs == {"num_cycles": 2}
+    assert settings.data.no_flip is True
+    assert settings.data.short_side_jitter == [40, 50]
+
+
+def test_a_runs_recipe_reads_back_to_the_same_settings_and_holds_no_paths(tmp_path: Path) -> None:
+    first = parse_arguments(
+        ["--dataset_name", str(tmp_path), "--model_name_or_path", "timesformer-tiny", "--output_dir", str(tmp_path / "o"),
+         "--learning_rate", "3e-4", "--warmup_steps=0.1", "--no_flip"]
+    )  # fmt: skip
+    assert not any(str(tmp_path) in str(value) for value in first.recipe.values())
+    path = recipe(tmp_path, yaml.safe_dump(first.recipe))
+    again = parse_arguments(["--config", str(path), "--dataset_name", str(tmp_path), "--output_dir", "o"])
+    assert again.recipe == first.recipe
+    assert (again.training.learning_rate, again.training.warmup_steps, again.data.no_flip) == (3e-4, 0.1, True)
+
+
+def test_without_a_dataset_the_demonstration_runs() -> None:
+    settings: Settings = parse_arguments(["--seed", "3"])
+    assert settings.data.demo_videos_per_class
+    assert settings.training.output_dir == "runs/demo"
+    assert settings.training.seed == 3
+    assert parse_arguments(BASE).data.demo_videos_per_class is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([*BASE, "--learning_rte", "1"], "unknown argument --learning_rte. Did you mean --learning_rate?"),
+        ([*BASE, "--learning_rate", "fast"], "argument --learning_rate"),
+        ([*BASE, "extra"], "unknown argument extra"),
+        (BASE[:2] + BASE[4:], "--model_name_or_path is missing"),
+        (BASE[:4], "--output_dir is missing"),
+        ([*BASE, "--hub_token", "secret"], "--hub_token would be written into the run's files"),
+        ([*BASE, "--push_to_hub"], "needs --hub_model_id"),
+        ([*BASE, "--short_side_jitter", "60", "50"], "the smallest and the largest"),
+        ([*BASE, "--eval_strategy", "sometimes"], "sometimes"),
+        ([*BASE, "--save_strategy", "steps"], "match"),
+        ([*BASE, "--config", "none.yaml"], "cannot be read"),
+    ],
+)
+def test_wrong_usage_is_one_clear_line(argv: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_arguments(argv)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rte: 1", "unknown key 'learning_rte'. Did you mean 'learning_rate'?"),
+        ("- a\n- b", "expected a flat list of settings"),
+        ("a: [1", "is not YAML"),
+        ("learning_rate: {a: 1}", "argument --learning_rate"),
+        ("config: other.yaml", "unknown key 'config'"),
+    ],
+)
+def test_a_wrong_recipe_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_arguments([*BASE, "--config", str(recipe(tmp_path, text))])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_training_without_validation_keeps_no_best_checkpoint() -> None:
+    assert parse_arguments([*BASE, "--eval_strategy", "no"]).training.load_best_model_at_end is False
+
+
+def test_every_flag_is_described_in_help() -> None:
+    parser = _Parser((DataArguments, ModelArguments, FinetuningArguments))
+    assert [action.dest for action in parser._actions if not action.help] == []
+    assert "--short_side_jitter" in parser.format_help()

@@ -1,0 +1,87 @@
+"""finetune.card: facts in, a card out; and nothing in a fact can break YAML, Markdown or the template."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from finetune.card import CardFacts, as_markdown_text, render_card
+
+FACTS = CardFacts(
+    name="skate", repo_id="me/skate", labels=["Kickflip", "Ollie"], base_model="facebook/timesformer-base-finetuned-k400",
+    started_from="facebook/timesformer-base-finetuned-k400", license="apache-2.0", dataset="skate", dataset_id=None,
+    counts={"train": {"Kickflip": 80, "Ollie": 70}, "test": {"Kickflip": 10, "Ollie": 9}}, rejected=2,
+    notes=["folder 'empty' holds no videos: it is not a class"], split="test",
+    metrics={"test_top1": 0.75, "test_top5": 1.0, "test_macro_f1": 0.7412, "test_loss": 0.5},
+    per_class={"precision": [0.7, 0.8], "recall": [0.9, 0.6], "f1": [0.7875, 0.6857], "support": [10, 9]},
+    protocol="one clip per video", num_frames=8, height=224, width=224, attention_type="divided_space_time",
+    num_parameters=121_400_000, augmentation="a random frame of each segment", recipe={"learning_rate": 5e-5, "seed": 0},
+    num_processes=1, seconds=90.0, versions={"torch": "2.14.1"},
+)  # fmt: skip
+
+HOSTILE = "a|b `c` {{ 7*7 }} {% if %} --- <script>alert(1)</script>\n---\nlicense: evil\n# big *bold* [x](http://y) $x$"
+
+
+def test_the_metadata_says_what_the_hub_shows() -> None:
+    data = ModelCard(render_card(FACTS)).data
+    assert data.library_name == "transformers"
+    assert data.pipeline_tag == "video-classification"
+    assert data.license == "apache-2.0"
+    assert data.base_model == "facebook/timesformer-base-finetuned-k400"
+    results = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert results == {"top-1 accuracy": 0.75, "top-5 accuracy": 1.0, "macro-F1": 0.7412}
+    assert {result.dataset_split for result in data.eval_results} == {"test"}
+
+
+def test_the_text_says_protocol_counts_and_recipe() -> None:
+    text = render_card(FACTS)
+    for expected in (
+        "| Kickflip | 80 | 10 | 0.700 | 0.900 | 0.787 |", "one clip per video", "2 files were rejected",
+        "| learning\\_rate | `5e-05` |", "150 train, 19 test videos", "121.4 M parameters", "bertasius2021timesformer",
+    ):  # fmt: skip
+        assert expected in text
+
+
+def test_tables_have_as_many_cells_in_every_row() -> None:
+    text = render_card(replace(FACTS, labels=[HOSTILE, "b"], counts={"train": {HOSTILE: 1, "b": 2}}))
+    tables, rows = [], []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            rows.append(line.replace("\\|", "").count("|"))
+        elif rows:
+            tables.append(rows)
+            rows = []
+    assert len(tables) >= 3
+    assert all(len(rows) > 2 and len(set(rows)) == 1 for rows in tables), tables
+
+
+def test_hostile_texts_break_nothing() -> None:
+    facts = replace(
+        FACTS, name=HOSTILE, repo_id="me/x", labels=[HOSTILE, "b"], started_from=HOSTILE, license=HOSTILE, dataset=HOSTILE,
+        counts={"train": {HOSTILE: 1, "b": 1}}, notes=[HOSTILE], recipe={HOSTILE: HOSTILE},
+    )  # fmt: skip
+    text = render_card(facts)
+    head, _, body = text.removeprefix("---\n").partition("\n---\n")
+    metadata = yaml.safe_load(head)
+    assert metadata["license"] == HOSTILE
+    assert set(metadata) == {"library_name", "license", "pipeline_tag", "base_model", "metrics", "tags", "model-index"}
+    assert "49" not in text
+    assert "<script" not in body.replace("\\<script", "").replace("`" + "a", "`a") or "`" in body
+    outside_code = "".join(part for i, part in enumerate(body.split("`")) if i % 2 == 0)
+    assert "<script>" not in outside_code.replace("\\<", "")
+
+
+def test_without_an_evaluation_the_card_says_so() -> None:
+    text = render_card(replace(FACTS, metrics={}, per_class={}))
+    assert "It was not evaluated" in text
+    assert ModelCard(text).data.eval_results is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("plain name", "plain name"), ("a_b|c", "a\\_b\\|c"), ("two\nlines\x1b", "two lines ")]
+)
+def test_markdown_text(text: str, expected: str) -> None:
+    assert as_markdown_text(text) == expected

@@ -1,0 +1,111 @@
+"""finetune.hub against a real server: a stand-in for the Hub, where one is to be had."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.errors import UserError
+from finetune.hub import push
+
+# A stand-in Hub (HubServer in one file); not part of this project.
+SERVER = Path(os.environ.get("STAND_IN_HUB", Path(__file__).parents[2] / "shared" / "tools" / "hub_server.py"))
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Any]:
+    if not SERVER.is_file():
+        pytest.skip(f"no stand-in Hub at STAND_IN_HUB={SERVER}")
+    spec = importlib.util.spec_from_file_location("hub_server", SERVER)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["hub_server"] = module
+    spec.loader.exec_module(module)
+    with module.HubServer(tmp_path / "hub", "hf_secret_token", user="me") as server:
+        yield server
+
+
+def python(hub: Any, tmp_path: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A command with the real client, pointed at the stand-in."""
+    environment = {**os.environ, **hub.env(cache=tmp_path / "hf"), **env}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, cwd=tmp_path)
+
+
+def train(hub: Any, tmp_path: Path, dataset: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return python(
+        hub, tmp_path, str(ROOT / "finetune" / "run.py"), "--dataset_name", str(dataset), "--output_dir", "out",
+        "--model_name_or_path", "timesformer-tiny", "--max_steps", "1", "--per_device_train_batch_size", "4",
+        "--dataloader_num_workers", "0", "--push_to_hub", "--hub_model_id", "me/bars", **env,
+    )  # fmt: skip
+
+
+def test_a_pushed_run_loads_by_name_and_predicts_as_ours(
+    hub: Any, tmp_path: Path, bars: Path, bars_dataset: Path
+) -> None:
+    trained = train(hub, tmp_path, bars_dataset)
+    assert trained.returncode == 0, trained.stderr
+    files = hub.files("me/bars")
+    assert set(files) == {
+        ".gitattributes", "README.md", "config.json", "model.safetensors", "video_preprocessor_config.json", "recipe.yaml",
+        "metrics.json", "curves.png", "confusion_matrix.png", "predictions.png",
+    }  # fmt: skip
+    for name, content in files.items():
+        assert b"hf_secret_token" not in content and str(tmp_path).encode() not in content, name
+    code = (
+        "import sys; from transformers import pipeline, TimesformerForVideoClassification as T;"
+        "from data_prep.video import probe, read_frames; from finetune.predict import main;"
+        "T.from_pretrained('me/bars'); path = sys.argv[1];"
+        "theirs = pipeline('video-classification', model='me/bars')(read_frames(path, range(probe(path).num_frames)));"
+        "ours = main(['me/bars', path])[0]['predictions'];"
+        "assert max(abs(a['score'] - b['score']) for a, b in zip(ours, theirs)) < 1e-3, (ours, theirs);"
+        "assert [a['label'] for a in ours] == [b['label'] for b in theirs]; print('same')"
+    )
+    used = python(hub, tmp_path, "-c", code, str(bars / "left" / "0.mp4"))
+    assert used.stdout.splitlines()[-1:] == ["same"], used.stderr
+    commits = len(hub.history("me/bars"))
+    again = python(hub, tmp_path, "-m", "finetune.hub", "push", "out", "me/bars")
+    assert again.returncode == 0, again.stderr
+    assert len(hub.history("me/bars")) == commits, "an unchanged run makes no commit"
+
+
+def test_a_wrong_token_is_found_out_before_training(hub: Any, tmp_path: Path, bars_dataset: Path) -> None:
+    process = train(hub, tmp_path, bars_dataset, HF_TOKEN="hf_wrong")
+    assert process.returncode == 2
+    assert "the Hub does not accept the token" in process.stderr
+    assert "hf_wrong" not in process.stdout + process.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_that_fails_costs_nothing_and_the_push_can_be_repeated(
+    hub: Any, tmp_path: Path, bars_dataset: Path
+) -> None:
+    hub.add_fault(match="whoami", status=503, count=50)
+    hub.add_fault(match="^POST /api/repos/create", status=403, count=1)
+    process = train(hub, tmp_path, bars_dataset)
+    assert process.returncode == 2
+    assert "python -m finetune.hub push out me/bars" in process.stderr
+    assert (tmp_path / "out" / "model.safetensors").is_file() and (tmp_path / "out" / "README.md").is_file()
+    again = python(hub, tmp_path, "-m", "finetune.hub", "push", "out", "me/bars")
+    assert again.returncode == 0, again.stderr
+    assert "model.safetensors" in hub.files("me/bars")
+
+
+def test_passing_faults_are_waited_out(hub: Any, tmp_path: Path, bars_dataset: Path) -> None:
+    hub.add_fault(match="^POST /api/repos/create", status=503, count=1)
+    hub.add_fault(match="/commit/", status=502, count=1)
+    process = train(hub, tmp_path, bars_dataset)
+    assert process.returncode == 0, process.stderr
+    assert "model.safetensors" in hub.files("me/bars")
+
+
+def test_an_unfinished_run_is_not_pushed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a finished run"):
+        push(tmp_path, "me/x")

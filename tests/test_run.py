@@ -1,0 +1,270 @@
+"""finetune/run.py: trains for real, and what it leaves works anywhere."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForVideoClassification, TimesformerForVideoClassification, pipeline
+
+from data_prep.errors import UserError, exit_cleanly
+from data_prep.video import probe, read_frames
+from finetune.predict import main as predict
+from finetune.run import main
+
+ROOT = Path(__file__).parents[1]
+FAST = [
+    "--model_name_or_path", "timesformer-tiny", "--no_flip", "--short_side_jitter", "48", "50",
+    "--per_device_train_batch_size", "4", "--learning_rate", "1e-3", "--dataloader_num_workers", "0",
+    "--report_to", "none", "--disable_tqdm", "true",
+]  # fmt: skip
+
+
+def train(dataset: Path, output_dir: Path, *more: str) -> dict[str, float]:
+    return main(["--dataset_name", str(dataset), "--output_dir", str(output_dir), *FAST, *more])
+
+
+@pytest.fixture(scope="session")
+def finished(bars_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """A run that learned left from right; TensorBoard on, one worker."""
+    output_dir = tmp_path_factory.mktemp("runs") / "bars"
+    metrics = train(bars_dataset, output_dir, "--num_train_epochs", "25", "--report_to", "tensorboard", "--dataloader_num_workers", "1")  # fmt: skip
+    return output_dir, metrics
+
+
+def test_it_learns_the_direction_of_a_motion(finished: tuple[Path, dict[str, float]]) -> None:
+    """Two classes that differ by the order of their frames alone: 100 % on videos not trained on."""
+    assert finished[1]["test_top1"] == 1.0
+
+
+def test_every_promised_file_is_there_and_opens(finished: tuple[Path, dict[str, float]]) -> None:
+    output_dir, metrics = finished
+    for name in ("curves.png", "confusion_matrix.png", "predictions.png"):
+        picture = np.asarray(Image.open(output_dir / name).convert("L"))
+        assert picture.shape[0] > 100 and picture.std() > 5, name
+    with (output_dir / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len({row["video_id"] for row in rows}) == 4
+    assert all(row["label"] == row["prediction"] for row in rows)
+    assert all(float(row["left"]) + float(row["right"]) == pytest.approx(1, abs=1e-5) for row in rows)
+    written = json.loads((output_dir / "metrics.json").read_text())
+    assert written["test_top1"] == metrics["test_top1"]
+    assert written["confusion_matrix"] == [[2, 0], [0, 2]]
+    assert list(output_dir.glob("**/events.out.tfevents.*"))
+    card = ModelCard.load(output_dir / "README.md")
+    assert card.data.pipeline_tag == "video-classification"
+    assert card.data.eval_results[0].metric_value == 1.0
+    assert str(output_dir.parent) not in card.content
+
+
+def test_plain_transformers_loads_it_with_the_same_logits(finished: tuple[Path, dict[str, float]], bars: Path) -> None:
+    model = AutoModelForVideoClassification.from_pretrained(finished[0])
+    assert type(model) is TimesformerForVideoClassification
+    assert model.config.id2label == {0: "left", 1: "right"}
+    assert model.config.clip_sampling == "uniform"
+
+
+def test_training_evaluation_predict_and_pipeline_agree(finished: tuple[Path, dict[str, float]], bars: Path) -> None:
+    """Same videos, same scores within 1e-3, from predictions.csv, from predict, and from transformers' pipeline."""
+    output_dir, _ = finished
+    with (output_dir / "predictions.csv").open(newline="") as file:
+        rows = {row["video_id"]: row for row in csv.DictReader(file)}
+    classify = pipeline("video-classification", model=str(output_dir))
+    predicted = {row["video"]: row for row in predict([str(output_dir), *(str(bars / video_id) for video_id in rows)])}
+    for video_id, row in rows.items():
+        path = bars / video_id
+        frames = read_frames(path, range(probe(path).num_frames))
+        for answer in (predicted[str(path)]["predictions"], classify(frames)):
+            for guess in answer:
+                assert guess["score"] == pytest.approx(float(row[guess["label"]]), abs=1e-3)
+
+
+def test_the_pipeline_on_a_path_is_right_or_fails_loudly(finished: tuple[Path, dict[str, float]], bars: Path) -> None:
+    """Never the first frames silently: without torchcodec, transformers must raise."""
+    path = bars / "left" / "0.mp4"
+    classify = pipeline("video-classification", model=str(finished[0]))
+    try:
+        answer = classify(str(path))
+    except ImportError as error:
+        assert "torchcodec" in str(error)
+    else:
+        expected = predict([str(finished[0]), str(path)])[0]["predictions"][0]
+        assert answer[0]["label"] == expected["label"]
+
+
+def test_weights_move_and_the_checkpoint_is_the_best_one(finished: tuple[Path, dict[str, float]]) -> None:
+    trained = load_file(finished[0] / "model.safetensors")
+    state = json.loads(
+        max(finished[0].glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime).read_text()
+    )
+    best = load_file(Path(state["best_model_checkpoint"]) / "model.safetensors")
+    assert trained.keys() == best.keys()
+    assert all(torch.equal(trained[name], best[name]) for name in trained)
+
+
+def test_resuming_gives_the_weights_of_an_uninterrupted_run(bars_dataset: Path, tmp_path: Path) -> None:
+    """Killed during epoch 2, after the checkpoint of epoch 1, with a half-written later one lying there."""
+    options = ("--num_train_epochs", "2", "--save_total_limit", "5")
+    train(bars_dataset, tmp_path / "whole", *options)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    first, second = sorted((tmp_path / "cut").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    (second / "trainer_state.json").unlink()
+    (tmp_path / "cut" / "model.safetensors").unlink()
+    train(bars_dataset, tmp_path / "cut", *options, "--resume_from_checkpoint")
+    whole, cut = (load_file(tmp_path / name / "checkpoint-6" / "model.safetensors") for name in ("whole", "cut"))
+    assert first.name == "checkpoint-3"
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_folder_of_videos_is_prepared_by_itself_and_once(
+    bars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    options = ("--max_steps", "1", "--eval_strategy", "no", "--save_strategy", "no")
+    first = train(bars, tmp_path / "one", *options)
+    assert "is not a prepared dataset: running" in capfd.readouterr().out
+    second = train(bars, tmp_path / "two", *options)
+    assert "is not a prepared dataset" not in capfd.readouterr().out
+    assert first == second
+
+
+def test_fine_tuning_a_checkpoint_again_replaces_its_head(
+    finished: tuple[Path, dict[str, float]], bars_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = train(bars_dataset, tmp_path / "kept", "--max_steps", "1", "--learning_rate", "0", "--model_name_or_path", str(finished[0]))  # fmt: skip
+    assert "head kept, its 2 labels are the dataset's" in capsys.readouterr().out
+    assert metrics["test_top1"] == 1.0
+
+
+def _two_splits(dataset: Path, target: Path, *splits: str) -> str:
+    loaded = datasets.load_from_disk(str(dataset))
+    datasets.DatasetDict({split: loaded[split] for split in splits}).save_to_disk(str(target))
+    return str(target)
+
+
+def test_without_a_test_split_the_numbers_are_validations_and_the_card_says_so(
+    bars_dataset: Path, tmp_path: Path
+) -> None:
+    dataset = _two_splits(bars_dataset, tmp_path / "d", "train", "validation")
+    metrics = train(Path(dataset), tmp_path / "out", "--max_steps", "1")
+    assert set(metrics) == {"validation_top1", "validation_top5", "validation_macro_f1", "validation_loss"}
+    assert "There was no test split" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_errors_a_newcomer_makes(
+    bars_dataset: Path, bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is one line on stderr and code 2, before any training."""
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("precious")
+    (tmp_path / "empty").mkdir()
+    no_train = _two_splits(bars_dataset, tmp_path / "no_train", "test")
+    no_validation = _two_splits(bars_dataset, tmp_path / "no_validation", "train", "test")
+    loaded = datasets.load_from_disk(str(bars_dataset))
+    loaded.remove_columns("num_frames").save_to_disk(str(tmp_path / "no_column"))
+    ok = str(bars_dataset)
+    for dataset, more, message in (
+        (str(tmp_path / "none"), [], "no such directory"),
+        (str(tmp_path / "empty"), [], "data_prep ended with code 2"),
+        (no_train, [], "no train split"),
+        (no_validation, [], "no validation split"),
+        (str(tmp_path / "no_column"), [], "column num_frames is missing"),
+        (ok, ["--model_name_or_path", str(tmp_path / "empty")], "is not a checkpoint"),
+        (ok, ["--output_dir", str(tmp_path / "taken")], "exists: choose another"),
+        (ok, ["--output_dir", str(tmp_path / "taken"), "--overwrite_output_dir"], "is not a run of this project"),
+        (ok, ["--output_dir", str(tmp_path / "taken" / "thesis.txt")], "is a file"),
+        (ok, ["--resume_from_checkpoint"], "there is no complete checkpoint"),
+        (ok, ["--learning_rte", "1"], "Did you mean --learning_rate?"),
+    ):  # fmt: skip
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)
+        argv = ["--dataset_name", dataset, "--output_dir", str(tmp_path / "new"), *FAST, *more]
+        capsys.readouterr()
+        assert exit_cleanly(main)(argv) == 2, message
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1 and message in lines[0], (message, lines)
+    assert (tmp_path / "taken" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_video_lost_during_training_is_named_from_a_worker_too(
+    bars: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(bars, tmp_path / "videos")
+    from data_prep.__main__ import main as data_prep
+
+    data_prep([str(tmp_path / "videos"), str(tmp_path / "d"), "--splits", "0.6", "0.2", "0.2", "--num_proc", "1"])
+    lost = datasets.load_from_disk(str(tmp_path / "d"))["train"][0]
+    Path(lost["video"]["path"]).unlink()
+    argv = [
+        "--dataset_name",
+        str(tmp_path / "d"),
+        "--output_dir",
+        str(tmp_path / "out"),
+        *FAST,
+        "--dataloader_num_workers",
+        "1",
+    ]
+    assert exit_cleanly(main)(argv) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert f"video '{lost['video_id']}' cannot be read" in errors[0]
+
+
+def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [
+        str(Path(sys.executable).parent / "accelerate"),
+        "launch",
+        "--config_file",
+        str(ROOT / "accelerate_config.yaml"),
+    ]
+    return subprocess.run([*command, *arguments], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_accelerate_launch_with_the_shipped_config(bars_dataset: Path, tmp_path: Path, num_processes: int) -> None:
+    """One process and two on CPU: the same file, all videos counted once, one set of outputs."""
+    process = launch(
+        "--num_processes", str(num_processes), str(ROOT / "finetune" / "run.py"),
+        "--dataset_name", str(bars_dataset), "--output_dir", str(tmp_path / "out"), *FAST, "--max_steps", "2",
+        "--per_device_eval_batch_size", "3", cwd=tmp_path,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("next:") == 1
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        assert len({row["video_id"] for row in csv.DictReader(file)}) == 4
+    assert f"{num_processes} process" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_users_error_under_accelerate_is_said_in_one_line(tmp_path: Path) -> None:
+    process = launch(
+        str(ROOT / "finetune" / "run.py"), "--dataset_name", "./none", "--output_dir", "o", *FAST, cwd=tmp_path
+    )
+    assert process.returncode != 0
+    assert [line for line in process.stderr.splitlines() if line.startswith("error: ")] == [
+        "error: --dataset_name ./none: no such directory. Give a directory written by data_prep, a folder of videos, or a Hub dataset id."
+    ]
+
+
+def test_the_script_alone_ends_with_code_2_on_a_users_error(tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "finetune" / "run.py"), "--dataset_name", "./none", "--output_dir", "o", *FAST],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
+
+
+def test_output_of_a_user_error_is_not_left_behind(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        train(tmp_path / "none", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
