@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.layouts import Found, LabeledVideo, find_videos
 from data_prep.report import Report, format_summary, summarize, write_rejected
-from data_prep.scan import Scanned, scan_videos
+from data_prep.scan import Scanned, available_cores, scan_videos
 from data_prep.schema import STORES
 from data_prep.split import check_fractions, given_splits, split_videos
 from data_prep.store import REJECTED, SUMMARY, check_output, stage_rows, whole_directory, write_json, write_splits
@@ -96,7 +95,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--num_proc",
         type=int,
-        default=len(os.sched_getaffinity(0)),
+        default=available_cores(),
         help="processes that decode (default: the number of cores)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace DATASET, if data_prep wrote it")

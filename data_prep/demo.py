@@ -65,7 +65,7 @@ def draw_motion(label: str, random: np.random.Generator) -> Iterator[np.ndarray]
     left, y = random.uniform(0.06, 0.94 - way / SIZE) * SIZE, random.uniform(0.2, 0.8) * SIZE
     turn = np.radians(random.uniform(110, 170))  # the tip swings through an arc around "up"
     angle = random.uniform(np.radians(-210), np.radians(30) - turn)
-    radius, growth = random.uniform(0.09, 0.125) * SIZE, random.uniform(1.6, 2.4)
+    radius, growth = random.uniform(0.11, 0.14) * SIZE, random.uniform(1.6, 2.3)
     width = random.uniform(0.45, 0.6)  # of the body, relative to its length
     changing, forwards = _MOTIONS[label]
     along = {"place": random.uniform(), "angle": random.uniform(), "size": random.uniform()}

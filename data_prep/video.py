@@ -22,6 +22,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 EXTENSIONS = frozenset(
@@ -79,6 +80,7 @@ class _Decoder:
 
     def __init__(self, container: Any, stream: Any):
         self.container, self.stream = container, stream
+        self.converter = VideoReformatter()  # one for all frames: a new one would set up its tables for each
         self.num_packets = self.num_bad_packets = 0
         self.deadline = time.monotonic() + MAX_DECODE_SECONDS
 
@@ -161,14 +163,13 @@ def _reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
-def _upright(frame: Any, height: int, width: int) -> np.ndarray:
+def _upright(decoder: _Decoder, frame: Any, height: int, width: int) -> np.ndarray:
     """RGB, uint8, `(height, width, 3)`; the container's rotation applied, which FFmpeg only reports."""
     turns = _quarter_turns(frame)
     if turns % 2:
         height, width = width, height
-    if (frame.width, frame.height) != (width, height):
-        frame = frame.reformat(width=width, height=height)
-    return np.rot90(frame.to_ndarray(format="rgb24"), turns)
+    rgb = decoder.converter.reformat(frame, width=width, height=height, format="rgb24")
+    return np.rot90(rgb.to_ndarray(), turns)
 
 
 def _quarter_turns(frame: Any) -> int:
@@ -208,7 +209,7 @@ def _scan(source: str | os.PathLike[str] | bytes, short_side: int | None) -> tup
             if frame.pts is not None:
                 pts.append(frame.pts)
             if short_side is not None:
-                jpegs.append(encode_jpeg(_upright(frame, *size)))
+                jpegs.append(encode_jpeg(_upright(decoder, frame, *size)))
         _check_decoded(decoder, num_frames)
         fps = _frame_rate(pts, num_frames, decoder.stream)
     duration = num_frames / fps if fps else None
@@ -260,7 +261,7 @@ def read_frames(source: str | os.PathLike[str] | bytes, indices: Sequence[int]) 
             if index == 0:
                 size = _upright_size(frame)
             if index in wanted:
-                frames[index] = _upright(frame, *size)
+                frames[index] = _upright(decoder, frame, *size)
             if index == last:
                 return np.stack([frames[i] for i in indices])
     raise VideoError(f"has {num_frames} frames, but frame {last} was asked for")

@@ -15,6 +15,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from data_prep.errors import UserError
+from data_prep.scan import available_cores
 
 DEMO_RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 
@@ -39,6 +40,11 @@ class ModelArguments:
     license: str | None = field(default=None, metadata={"help": "License named in the model card, as apache-2.0."})
 
 
+def default_workers() -> int:
+    cores = available_cores()
+    return min(4, cores if torch.accelerator.is_available() else max(1, cores // 2))
+
+
 @dataclass
 class FinetuningArguments(TrainingArguments):
     """transformers' TrainingArguments with defaults for this job, and what they cannot say."""
@@ -55,7 +61,7 @@ class FinetuningArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the logs."})
     report_to: str = field(default="tensorboard", metadata={"help": "Where logs go: tensorboard, wandb, trackio, ..., none."})  # fmt: skip
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: clips are read from columns the model does not know."})  # fmt: skip
-    dataloader_num_workers: int = field(default=min(4, len(os.sched_getaffinity(0))), metadata={"help": "Processes that read clips. Default: one per core, at most 4."})  # fmt: skip
+    dataloader_num_workers: int = field(default=default_workers(), metadata={"help": "Processes that read clips. Default: at most 4; one per core where a GPU computes, half the cores where they compute themselves."})  # fmt: skip
 
     def __post_init__(self) -> None:
         if not torch.accelerator.is_available():

@@ -20,6 +20,7 @@ import yaml
 from transformers import set_seed
 
 from data_prep.errors import UserError, exit_cleanly
+from data_prep.scan import available_cores
 from finetune.arguments import FinetuningArguments, Settings, parse_arguments
 from finetune.batch import ClipTransform, collate
 from finetune.clip import Clips
@@ -37,9 +38,10 @@ RECIPE = "recipe.yaml"
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Runs the whole way and returns the metrics of the test split (or validation, where there is no test)."""
     started = time.monotonic()
-    use_all_cores()
+    leave_lone_process_group()
     settings = parse_arguments(sys.argv[1:] if argv is None else argv)
     training_args, model_args = settings.training, settings.model
+    use_all_cores(training_args)
     hub_model_id = take_push(training_args)
     check_before_work(training_args, hub_model_id)
     checkpoint = checkpoint_to_resume(training_args.output_dir, training_args.resume_from_checkpoint)
@@ -61,14 +63,18 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     return metrics
 
 
-def use_all_cores() -> None:
-    """On CPU, one thread per core of this process: accelerate sets OMP_NUM_THREADS to 1 for every launch."""
-    if not torch.accelerator.is_available():
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+def leave_lone_process_group() -> None:
+    """One process needs no process group, but would start one where the launcher tells it its rank."""
     if os.environ.get("WORLD_SIZE") == "1":
-        # One process needs no process group, but would start one where the launcher says which rank it has.
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)
+
+
+def use_all_cores(training_args: FinetuningArguments) -> None:
+    """On CPU, a thread for each core that reads no clips: accelerate sets OMP_NUM_THREADS to 1 for every launch."""
+    if training_args.use_cpu:
+        cores = available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, cores - training_args.dataloader_num_workers))
 
 
 def take_push(training_args: FinetuningArguments) -> str | None:
