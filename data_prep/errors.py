@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -27,6 +30,7 @@ def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:
             # Every process of a distributed run meets the same error: one of them says it.
             if os.environ.get("RANK", "0") == "0":
                 print(f"error: {_message(error)}", file=sys.stderr)
+            _tell_launcher(_message(error))
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -42,3 +46,11 @@ def _message(error: UserError) -> str:
     if "Original Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2]
     return text
+
+
+def _tell_launcher(message: str) -> None:
+    """accelerate's and torch's launchers end with a report of their own, and take its reason from this file."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        reason = {"message": f"error: {message}", "timestamp": int(time.time())}
+        Path(path).write_text(json.dumps(reason), encoding="utf-8")

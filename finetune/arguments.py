@@ -84,13 +84,9 @@ _RECIPE_KEYS = (
 )  # fmt: skip
 # Never in it: where this run lay, and what says nothing about the model.
 _PRIVATE_KEYS = (
-    "config",
-    "output_dir",
-    "overwrite_output_dir",
-    "resume_from_checkpoint",
-    "push_to_hub",
-    "hub_model_id",
-)
+    "config", "dataset_name", "demo_videos_per_class", "output_dir", "overwrite_output_dir", "resume_from_checkpoint",
+    "push_to_hub", "hub_model_id", "disable_tqdm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -55,20 +55,18 @@ def plot_confusion(matrix: np.ndarray, labels: list[str], title: str, path: Path
 
 def plot_predictions(strips: list[tuple[np.ndarray, str, str, float]], path: Path) -> None:
     """One row per video: (frames uint8 `(num_frames, height, width, 3)`, true label, predicted label, score)."""
-    figure = Figure(figsize=(10.5, 1.15 * len(strips)), layout="constrained")
-    for axes, (frames, label, predicted, score) in zip(np.atleast_1d(figure.subplots(len(strips), 1)), strips):
-        axes.imshow(
-            np.concatenate([np.pad(frame, ((0, 0), (0, 2), (0, 0)), constant_values=255) for frame in frames], 1)
-        )
-        axes.axis("off")
+    figure = Figure(figsize=(11, 1.05 * len(strips)), layout="constrained")
+    rows = figure.subplots(len(strips), 2, squeeze=False, width_ratios=(8, 2.6))
+    for (pictures, caption), (frames, label, predicted, score) in zip(rows, strips):
+        gap = ((0, 0), (0, 2), (0, 0))
+        pictures.imshow(np.concatenate([np.pad(frame, gap, constant_values=255) for frame in frames], axis=1))
         right = label == predicted
-        text = f"{'✓' if right else '✗'} {_plain(predicted, 30)} {score:.0%}" + (
-            "" if right else f"\ntrue: {_plain(label, 30)}"
-        )
-        axes.text(
-            1.01, 0.5, text, transform=axes.transAxes, va="center", fontsize=9, color="#1a7f37" if right else "#b00020"
-        )
-    figure.savefig(path, dpi=120)
+        text = f"{'✓' if right else '✗'} {_plain(predicted, 26)}  {score:.0%}"
+        text += "" if right else f"\n    true: {_plain(label, 26)}"
+        caption.text(0, 0.5, text, va="center", fontsize=9, color="#1a7f37" if right else "#b00020")
+        for axes in (pictures, caption):
+            axes.axis("off")
+    figure.savefig(path, dpi=90)
 
 
 def _plain(text: str, length: int) -> str:

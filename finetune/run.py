@@ -117,6 +117,7 @@ def make_output_dir(settings: Settings) -> None:
     if output_dir.is_dir() and not training_args.resume_from_checkpoint:
         shutil.rmtree(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(output_dir / "logs")
     (output_dir / RECIPE).write_text(yaml.safe_dump(settings.recipe, sort_keys=False), encoding="utf-8")
 
 

@@ -36,7 +36,7 @@ def gray_ramp(num_frames: int = 12, height: int = 48, width: int = 64) -> np.nda
 def moving_bar(direction: int, seed: int, num_frames: int = 10, size: int = 48) -> np.ndarray:
     """A bright bar that crosses a dim noisy picture to the right (+1) or to the left (-1)."""
     random = np.random.default_rng(seed)
-    frames = random.integers(0, 60, (num_frames, size, size, 3), dtype=np.uint8)
+    frames = random.integers(0, 20, (num_frames, size, size, 3), dtype=np.uint8)
     for i in range(num_frames):
         x = 4 + 4 * (i if direction > 0 else num_frames - 1 - i) + int(random.integers(0, 3))
         frames[i, :, x : x + 6] = 230

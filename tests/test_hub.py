@@ -76,6 +76,24 @@ def test_a_pushed_run_loads_by_name_and_predicts_as_ours(
     assert len(hub.history("me/bars")) == commits, "an unchanged run makes no commit"
 
 
+def test_a_dataset_on_the_hub_trains_as_the_local_one_does(hub: Any, tmp_path: Path, bars_dataset: Path) -> None:
+    """Pushed as Parquet with the videos inside; the paths of this machine are gone, the clips are the same."""
+    code = "import sys, datasets; datasets.load_from_disk(sys.argv[1]).push_to_hub('me/bars-data')"
+    pushed = python(hub, tmp_path, "-c", code, str(bars_dataset))
+    assert pushed.returncode == 0, pushed.stderr
+    arguments = [
+        str(ROOT / "finetune" / "run.py"), "--model_name_or_path", "timesformer-tiny", "--max_steps", "2",
+        "--per_device_train_batch_size", "4", "--dataloader_num_workers", "0", "--report_to", "none",
+    ]  # fmt: skip
+    metrics = []
+    for name in ("me/bars-data", str(bars_dataset)):
+        trained = python(hub, tmp_path, *arguments, "--dataset_name", name, "--output_dir", name.replace("/", "_"))
+        assert trained.returncode == 0, trained.stderr
+        metrics.append((tmp_path / name.replace("/", "_") / "metrics.json").read_text())
+    assert metrics[0] == metrics[1]
+    assert "- me/bars-data" in (tmp_path / "me_bars-data" / "README.md").read_text()
+
+
 def test_a_wrong_token_is_found_out_before_training(hub: Any, tmp_path: Path, bars_dataset: Path) -> None:
     process = train(hub, tmp_path, bars_dataset, HF_TOKEN="hf_wrong")
     assert process.returncode == 2

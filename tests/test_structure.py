@@ -1,0 +1,87 @@
+"""What must stay true of the project as a whole."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+def test_data_flows_one_way() -> None:
+    for path in (ROOT / "data_prep").glob("*.py"):
+        tops = {name.split(".")[0] for name in imports(path)}
+        assert not tops & {"finetune", "torch", "transformers"}, path
+
+
+def test_one_file_opens_videos() -> None:
+    importing = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("[df]*/*.py") if "av" in {n.split(".")[0] for n in imports(path)}}
+    assert importing == {"data_prep/video.py", "data_prep/demo.py", "finetune/card.py"}  # the card names PyAV's version
+
+
+def test_nothing_imports_an_entry_point() -> None:
+    entries = {"finetune.run", "finetune.predict", "data_prep.__main__"}
+    for path in ROOT.glob("[df]*/*.py"):
+        assert not imports(path) & entries, path
+
+
+def test_no_metric_is_fetched_and_no_remote_code_is_trusted() -> None:
+    for path in ROOT.glob("[df]*/*.py"):
+        text = path.read_text()
+        assert "evaluate.load" not in text and "trust_remote_code" not in text and "import pickle" not in text, path
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", README))
+def test_readme_links_lead_somewhere(target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+def test_readme_holds_the_two_commands_ci_runs() -> None:
+    ci = (ROOT / ".ci" / "run").read_text()
+    for command in (
+        "pip install -e . && accelerate launch --config_file accelerate_config.yaml finetune/run.py",
+        'pip install -e ".[test]" && pytest',
+    ):
+        assert f"```bash\n{command}\n```" in README
+        assert f"\n{command}\n" in ci
+
+
+def test_readme_names_every_file_of_both_packages() -> None:
+    for folder in ("data_prep", "finetune"):
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{folder}/` |"))
+        missing = [path.name for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py" and f"`{path.name}`" not in row]
+        assert not missing
+
+
+@pytest.mark.parametrize("module", ["data_prep", "data_prep.demo", "finetune.predict", "finetune.hub"])
+def test_every_command_explains_every_flag(module: str) -> None:
+    shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "usage: " in shown.stdout
+
+
+def test_the_top_level_holds_what_it_should() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    tops = {name.split("/")[0] for name in listed.stdout.splitlines()}
+    assert {name for name in tops if not name.startswith(".")} <= {
+        "pyproject.toml", "finetune", "data_prep", "tests", "benchmarks", "model_cards", "accelerate_config.yaml",
+        "README.md", "LICENSE", "CONTRIBUTING.md",
+    }  # fmt: skip
