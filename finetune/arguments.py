@@ -38,6 +38,10 @@ class ModelArguments:
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
     new_head: bool = field(default=False, metadata={"help": "Train a new head even where the checkpoint's labels are the dataset's."})  # fmt: skip
     license: str | None = field(default=None, metadata={"help": "License named in the model card, as apache-2.0."})
+    push_examples: bool = field(
+        default=False,
+        metadata={"help": "Show predictions.png, frames of the test videos, on the card, and upload it with the card."},
+    )
 
 
 def default_workers() -> int:

@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from finetune.arguments import Settings
 from finetune.dataset import Splits
+from finetune.weights import NAMED_MODELS
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 
@@ -29,7 +30,8 @@ class CardFacts:
     repo_id: str
     labels: list[str]
     base_model: str | None  # a Hub id
-    started_from: str
+    architecture: str | None  # a named one, started from random weights
+    started_from: str | None  # a checkpoint
     license: str | None
     dataset: str
     dataset_id: str | None  # a Hub id
@@ -49,6 +51,7 @@ class CardFacts:
     recipe: dict[str, Any]
     num_processes: int
     seconds: float
+    examples: bool  # whether the card may show frames of the test videos
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -72,7 +75,8 @@ def collect_facts(
         repo_id=hub_model_id or f"ME/{name}",
         labels=splits.labels,
         base_model=start if _is_hub_id(start) else None,
-        started_from=Path(start).name if Path(start).exists() else start,
+        architecture=start if start in NAMED_MODELS else None,
+        started_from=None if start in NAMED_MODELS else Path(start).name if Path(start).exists() else start,
         license=settings.model.license,
         dataset=_dataset_name(splits.name),
         dataset_id=splits.name if _is_hub_id(splits.name) else None,
@@ -95,6 +99,7 @@ def collect_facts(
         recipe=settings.recipe,
         num_processes=trainer.args.world_size,
         seconds=seconds,
+        examples=settings.model.push_examples,
         versions={
             "python": platform.python_version(),
             **{module.__name__: module.__version__ for module in (torch, transformers, datasets, av)},

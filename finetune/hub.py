@@ -20,11 +20,11 @@ except ImportError:  # 1.x
 from data_prep.errors import UserError, exit_cleanly
 
 # Everything else in a run's folder stays home: checkpoints, optimizer state, logs, predictions, training_args.bin
-# (a pickle).
+# (a pickle). Pictures with frames of videos go only where the card shows them.
 PUSHED_FILES = [
     "README.md", "config.json", "model*.safetensors", "model.safetensors.index.json",
     "video_preprocessor_config.json", "metrics.json", "recipe.yaml",
-    "curves.png", "confusion_matrix.png", "predictions.png",
+    "curves.png", "confusion_matrix.png",
 ]  # fmt: skip
 _NEEDED_FILES = ("README.md", "config.json", "video_preprocessor_config.json")
 _WAITS_SECONDS = (1, 4, 16)
@@ -40,6 +40,7 @@ def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
     lacking = [name for name in _NEEDED_FILES if not (folder / name).is_file()]
     if lacking:
         raise UserError(f"{folder} is not a finished run: {lacking[0]} is missing.")
+    shown = ["predictions.png"] if "](predictions.png)" in (folder / "README.md").read_text(encoding="utf-8") else []
     api = HfApi()
     try:
         url = _patiently(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
@@ -47,7 +48,7 @@ def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
             lambda: api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
-                allow_patterns=PUSHED_FILES,
+                allow_patterns=[*PUSHED_FILES, *shown],
                 commit_message="Upload fine-tuned TimeSformer",
             )
         )

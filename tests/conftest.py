@@ -38,8 +38,8 @@ def moving_bar(direction: int, seed: int, num_frames: int = 10, size: int = 48) 
     random = np.random.default_rng(seed)
     frames = random.integers(0, 20, (num_frames, size, size, 3), dtype=np.uint8)
     for i in range(num_frames):
-        x = 4 + 4 * (i if direction > 0 else num_frames - 1 - i) + int(random.integers(0, 3))
-        frames[i, :, x : x + 6] = 230
+        x = 4 * (i if direction > 0 else num_frames - 1 - i) + int(random.integers(0, 3))
+        frames[i, :, x : x + 10] = 230
     return frames
 
 
@@ -56,17 +56,17 @@ def ramp_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two classes, left and right, ten videos each."""
+    """A folder of two classes, left and right, twenty videos each."""
     root = tmp_path_factory.mktemp("bars")
     for name, direction in (("left", -1), ("right", 1)):
-        for number in range(10):
+        for number in range(20):
             encode(root / name / f"{number}.mp4", moving_bar(direction, seed=number))
     return root
 
 
 @pytest.fixture(scope="session")
 def bars_dataset(bars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`bars` prepared: 6 videos of each class to train, 2 to validate, 2 to test."""
+    """`bars` prepared: 12 videos of each class to train, 4 to validate, 4 to test."""
     from data_prep.__main__ import main
 
     dataset = tmp_path_factory.mktemp("prepared") / "bars"

@@ -35,8 +35,8 @@ def test_a_class_is_its_opposite_played_backwards(forwards: str, backwards: str)
     """So the two have the same still pictures, and only the order tells them apart."""
     one = np.stack(list(draw_motion(forwards, np.random.default_rng(3)))).astype(float)
     other = np.stack(list(draw_motion(backwards, np.random.default_rng(3)))).astype(float)
-    assert abs(one[::-1] - other).mean() < 8  # both carry noise of std 6
-    assert abs(one - other).mean() > 1.5 * abs(one[::-1] - other).mean()
+    assert (abs(one[::-1] - other) > 60).mean() == 0  # noise of std 6 apart, they are the same
+    assert (abs(one - other) > 60).mean() > 0.002
 
 
 def test_a_picture_taken_at_random_looks_the_same_in_every_class() -> None:

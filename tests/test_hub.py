@@ -55,7 +55,7 @@ def test_a_pushed_run_loads_by_name_and_predicts_as_ours(
     files = hub.files("me/bars")
     assert set(files) == {
         ".gitattributes", "README.md", "config.json", "model.safetensors", "video_preprocessor_config.json", "recipe.yaml",
-        "metrics.json", "curves.png", "confusion_matrix.png", "predictions.png",
+        "metrics.json", "curves.png", "confusion_matrix.png",
     }  # fmt: skip
     for name, content in files.items():
         assert b"hf_secret_token" not in content and str(tmp_path).encode() not in content, name

@@ -31,7 +31,11 @@ def test_data_flows_one_way() -> None:
 
 
 def test_one_file_opens_videos() -> None:
-    importing = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("[df]*/*.py") if "av" in {n.split(".")[0] for n in imports(path)}}
+    importing = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.glob("[df]*/*.py")
+        if "av" in {n.split(".")[0] for n in imports(path)}
+    }
     assert importing == {"data_prep/video.py", "data_prep/demo.py", "finetune/card.py"}  # the card names PyAV's version
 
 
@@ -65,7 +69,11 @@ def test_readme_holds_the_two_commands_ci_runs() -> None:
 def test_readme_names_every_file_of_both_packages() -> None:
     for folder in ("data_prep", "finetune"):
         row = next(line for line in README.splitlines() if line.startswith(f"| `{folder}/` |"))
-        missing = [path.name for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py" and f"`{path.name}`" not in row]
+        missing = [
+            path.name
+            for path in (ROOT / folder).glob("*.py")
+            if path.name != "__init__.py" and f"`{path.name}`" not in row
+        ]
         assert not missing
 
 
