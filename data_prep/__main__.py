@@ -13,7 +13,7 @@ from typing import Any
 import datasets
 from tqdm import tqdm
 
-from data_prep.errors import UserError, exit_cleanly
+from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.layouts import Found, LabeledVideo, find_videos
 from data_prep.report import Report, format_summary, summarize, write_rejected
 from data_prep.scan import Scanned, available_cores, scan_videos
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__, allow_abbrev=False)
+    parser = CommandLine(prog="python -m data_prep", description=__doc__)
     parser.add_argument(
         "videos",
         type=Path,

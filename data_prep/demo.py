@@ -8,7 +8,6 @@ has the same distribution in every class: a still picture does not tell the clas
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.errors import UserError, exit_cleanly
+from data_prep.errors import CommandLine, UserError, exit_cleanly
 
 # Each class: what changes along its path, and whether it runs forwards.
 _MOTIONS = {
@@ -105,7 +104,7 @@ def _arrow(x: float, y: float, direction: float, size: float, width: float) -> t
 
 @exit_cleanly
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m data_prep.demo", description="Write the demonstration videos.")
+    parser = CommandLine(prog="python -m data_prep.demo", description="Write the demonstration videos.")
     parser.add_argument("folder", type=Path, help="folder to write <class>/<number>.mp4 into")
     parser.add_argument("--videos_per_class", type=int, default=175, help="default: 175")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")

@@ -1,7 +1,8 @@
-"""The one exception a user may cause, and how every command ends on it."""
+"""The one exception a user may cause, and how every command reads its line and ends."""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import os
@@ -9,11 +10,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
     """Wrong usage or input. The message says what was got, what was expected, and what to do."""
+
+
+class CommandLine(argparse.ArgumentParser):
+    """argparse, with its errors as ours: one line instead of the whole usage."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. {self.prog} --help explains every argument.")
 
 
 def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:

@@ -72,6 +72,8 @@ class FinetuningArguments(TrainingArguments):
             self.use_cpu = True
         if self.use_cpu:
             self.dataloader_pin_memory = False  # it would only warn
+        if (self.resume_from_checkpoint or "").lower() in ("", "no", "false"):
+            self.resume_from_checkpoint = None
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
         if self.metric_for_best_model is not None:

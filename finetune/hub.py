@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ try:
 except ImportError:  # 1.x
     import httpx  # type: ignore[no-redef]
 
-from data_prep.errors import UserError, exit_cleanly
+from data_prep.errors import CommandLine, UserError, exit_cleanly
 
 # Everything else in a run's folder stays home: checkpoints, optimizer state, logs, predictions, training_args.bin
 # (a pickle). Pictures with frames of videos go only where the card shows them.
@@ -108,7 +107,7 @@ def _reason(error: Exception) -> str:
 
 @exit_cleanly
 def main(argv: list[str] | None = None) -> str:
-    parser = argparse.ArgumentParser(prog="python -m finetune.hub", description="Share a finished run.")
+    parser = CommandLine(prog="python -m finetune.hub", description="Share a finished run.")
     commands = parser.add_subparsers(dest="command", required=True)
     pushing = commands.add_parser("push", help="upload checkpoint, processor, card and pictures; may be repeated")
     pushing.add_argument("folder", type=Path, help="output_dir of a finished run")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import TimesformerForVideoClassification, TimesformerVideoProcessor
 
-from data_prep.errors import UserError, exit_cleanly
+from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.video import EXTENSIONS, VideoError, probe, read_frames
 from finetune.batch import ClipTransform
 from finetune.clip import uniform_indices
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m finetune.predict", description=__doc__, allow_abbrev=False)
+    parser = CommandLine(prog="python -m finetune.predict", description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="TimeSformer checkpoint: a directory or a Hub id")
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, folders of them, or quoted globs")
     parser.add_argument("--top_k", type=int, default=5, help="labels per video (default: 5)")

@@ -37,7 +37,7 @@ def checkpoint_to_resume(output_dir: str, asked: str | None) -> str | None:
 
     Checkpoints are not written atomically: one that a killed run left half-written is passed over. Raises `UserError`.
     """
-    if asked is None or asked.lower() in ("false", "no"):
+    if asked is None:
         return None
     if asked.lower() not in ("latest", "true", "yes"):
         if not is_complete(Path(asked)):
