@@ -18,21 +18,34 @@ from data_prep.layouts import Found, LabeledVideo, find_videos
 from data_prep.report import Report, format_summary, summarize, write_rejected
 from data_prep.scan import Scanned, available_cores, scan_videos
 from data_prep.schema import STORES
-from data_prep.split import check_fractions, given_splits, split_videos
-from data_prep.store import REJECTED, SUMMARY, check_output, stage_rows, whole_directory, write_json, write_splits
+from data_prep.split import DEFAULT_SPLITS, check_fractions, given_splits, split_videos
+from data_prep.store import (
+    REJECTED,
+    SUMMARY,
+    NothingUsable,
+    check_no_videos_inside,
+    check_output,
+    stage_rows,
+    whole_directory,
+    write_json,
+    write_splits,
+)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Scan, probe, split, store, report. Returns what `summary.json` holds. Raises `UserError`."""
     options = parse_arguments(argv)
-    check_fractions(options.splits)
     check_output(options.dataset, options.videos, options.overwrite)
     datasets.disable_progress_bars()  # ours counts videos; theirs would count rows of copies
     found = find_videos(options.videos, options.root, options.group_by)
-    labels = class_names(found.videos)
+    check_no_videos_inside(options.dataset, found)
+    labels = class_names(found.videos, found.rejected)
     with whole_directory(options.dataset) as directory:
         scanned: list[Scanned] = []
-        rows = stage_rows(lambda: scan(found, scanned, options), labels, options.store, directory.parent / "rows")
+        try:
+            rows = stage_rows(lambda: scan(found, scanned, options), labels, options.store, directory.parent / "rows")
+        except NothingUsable:
+            raise UserError(_none_usable(scanned, options.videos)) from None
         report = make_report(found, scanned, options)
         write_splits(rows, report.split_of, report.labels, options.store, directory)
         summary = summarize(report) | {"store": options.store, "seed": options.seed}
@@ -58,7 +71,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--splits",
         type=float,
         nargs=3,
-        default=[0.8, 0.1, 0.1],
         metavar=("TRAIN", "VALIDATION", "TEST"),
         help="shares of videos (or groups) per split, where the splits are not given (default: 0.8 0.1 0.1)",
     )
@@ -100,22 +112,30 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace DATASET, if data_prep wrote it")
     options = parser.parse_args(argv)
+    if options.splits is not None:
+        check_fractions(options.splits)
     for name, least in (("num_proc", 1), ("short_side", 16)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}, expected at least {least}.")
     return options
 
 
-def class_names(videos: list[LabeledVideo]) -> list[str]:
+def class_names(videos: list[LabeledVideo], rejected: list[tuple[str, str]]) -> list[str]:
     """Sorted; as numbers when all are numbers, so that 10 follows 9."""
     labels = {video.label for video in videos}
     if len(labels) == 1:
+        others = f" ({len(rejected)} were rejected, the first: {': '.join(rejected[0])})" if rejected else ""
         raise UserError(
-            f"all {len(videos)} videos have the one class {labels.pop()!r}: a classifier needs two or more."
+            f"all {len(videos)} videos have the one class {labels.pop()!r}{others}: a classifier needs two."
         )
     if all(re.fullmatch(r"\d{1,18}", label) for label in labels):
         return sorted(labels, key=lambda label: (int(label), label))
     return sorted(labels)
+
+
+def _none_usable(scanned: list[Scanned], videos: Path) -> str:
+    last = scanned[-1]
+    return f"none of the {len(scanned)} videos in {videos} is usable; the last, {last.video.video_id}: {last.reason}."
 
 
 def scan(found: Found, scanned: list[Scanned], options: argparse.Namespace) -> Iterator[Scanned]:
@@ -130,15 +150,13 @@ def scan(found: Found, scanned: list[Scanned], options: argparse.Namespace) -> I
 def make_report(found: Found, scanned: list[Scanned], options: argparse.Namespace) -> Report:
     accepted = [result for result in scanned if result.info is not None]
     rejected = found.rejected + [(result.video.video_id, result.reason) for result in scanned if result.info is None]
-    if not accepted:
-        path, reason = rejected[-1]
-        raise UserError(
-            f"none of the {len(rejected)} videos in {options.videos} is usable; the last, {path}, {reason}."
-        )
     videos = [result.video for result in accepted]
-    labels = class_names(videos)
+    labels = class_names(videos, rejected)
     notes = list(found.notes)
-    for label in class_names(found.videos):
+    if found.other_files:
+        seen = ", ".join(f"{count} {name or 'without extension'}" for name, count in found.other_files.most_common())
+        notes.append(f"other files, not read: {seen}")
+    for label in sorted({video.label for video in found.videos}):
         if label not in labels:
             notes.append(f"class {label!r} is gone: all its videos were rejected")
     split_of = choose_splits(videos, options)
@@ -148,16 +166,20 @@ def make_report(found: Found, scanned: list[Scanned], options: argparse.Namespac
 def choose_splits(videos: list[LabeledVideo], options: argparse.Namespace) -> list[str]:
     seed, keep_small = options.seed, options.keep_small_classes
     if videos[0].split is not None:
+        if options.splits is not None:
+            raise UserError("--splits: these videos come with splits, which are kept as given. Leave --splits out.")
         return given_splits(videos, options.validation_from_train, seed, keep_small)
     if options.validation_from_train is not None:
         raise UserError("--validation_from_train is for videos with given splits; these have none: use --splits.")
-    return split_videos(videos, options.splits, seed, keep_small)
+    return split_videos(videos, options.splits or DEFAULT_SPLITS, seed, keep_small)
 
 
 def split_notes(videos: list[LabeledVideo], split_of: list[str]) -> list[str]:
     """What a reader of the splits should know: what is missing from them."""
     notes = []
-    if "validation" not in split_of:
+    if "train" not in split_of:
+        notes.append("there is no train split: this dataset can be evaluated on, not trained on")
+    elif "validation" not in split_of:
         notes.append("there is no validation split; to take one from given train videos: --validation_from_train 0.1")
     for split in sorted(set(split_of)):
         absent = {video.label for video in videos} - {

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
+import io
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +19,12 @@ from typing import Any, NoReturn
 
 class UserError(Exception):
     """Wrong usage or input. The message says what was got, what was expected, and what to do."""
+
+
+# Errors of the system that a user can mend: full disk, permissions, unusable names.
+_NOT_OUR_FAULT = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR,
+}  # fmt: skip
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -30,14 +40,22 @@ class CommandLine(argparse.ArgumentParser):
 def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:
     """Wraps `main` for the shell: 0 when it returns, 2 and one line on stderr for a `UserError`.
 
-    Any other exception passes through with its traceback: it is a bug of ours.
+    So do a full disk and a missing permission. Any other exception passes through with its traceback: it is a bug of
+    ours. A SIGTERM, as batch schedulers send it, unwinds like an exit, so that nothing half-written stays.
     """
 
     @functools.wraps(main)
     def command(*args: Any, **kwargs: Any) -> int:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        for stream in (sys.stdout, sys.stderr):  # a label must not fail a run because a terminal cannot show it
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             main(*args, **kwargs)
-        except UserError as error:
+        except (UserError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _NOT_OUR_FAULT:
+                raise
             # Every process of a distributed run meets the same error: one of them says it.
             if os.environ.get("RANK", "0") == "0":
                 print(f"error: {_message(error)}", file=sys.stderr)
@@ -51,12 +69,20 @@ def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:
     return command
 
 
-def _message(error: UserError) -> str:
+def _message(error: UserError | OSError) -> str:
     """The error's own line: from a loader's worker, torch passes it on with the worker's traceback around it."""
+    if isinstance(error, OSError):
+        return printable(f"{error.strerror}: {error.filename or 'while writing'}")
     text = str(error).strip()
     if "Original Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2]
-    return text
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """Control characters and bytes that are not UTF-8 as escapes: a file name must not steer the terminal."""
+    escaped = (char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text)
+    return "".join(escaped)
 
 
 def _tell_launcher(message: str) -> None:

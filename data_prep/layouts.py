@@ -53,10 +53,13 @@ def find_videos(source: Path, root: Path | None = None, group_by: str | None = N
         if root is not None:
             raise UserError("--root says where the paths of a CSV start, but VIDEOS is a folder: leave --root out.")
         found = _read_folder(source)
-    elif source.suffix.lower() in (".csv", ".tsv"):
-        found = _read_csv(source, root or source.parent)
+    elif source.is_file() and source.suffix.lower() in (".csv", ".tsv"):
+        # Absolute: against a relative root, "../x" would pass for a path below it.
+        found = _read_csv(source, Path(os.path.abspath(root or source.parent)))
     else:
         raise UserError(f"{source} is a file: expected a folder of videos, or a .csv with columns path,label.")
+    _reject_same_files(found)
+    _reject_unwritable_names(found)
     if group_by is not None:
         found.videos = _grouped(found.videos, group_by)
     if not found.videos:
@@ -65,12 +68,12 @@ def find_videos(source: Path, root: Path | None = None, group_by: str | None = N
 
 
 def _nothing_found(source: Path, found: Found) -> str:
-    seen = ", ".join(
-        f"{count} {extension or 'without extension'}" for extension, count in found.other_files.most_common(5)
-    )
-    refused = f" {len(found.rejected)} refused, the first: {': '.join(found.rejected[0])}." if found.rejected else ""
+    refused = f" {len(found.rejected)} refused, the first: {': '.join(found.rejected[0])}" if found.rejected else ""
+    if source.is_file():
+        return f"no usable videos in {source}.{refused or ' It has no rows.'}"
+    others = ", ".join(f"{count} {name or 'without extension'}" for name, count in found.other_files.most_common(5))
     return (
-        f"no usable videos in {source}. Other files seen: {seen or 'none'}.{refused} "
+        f"no usable videos in {source}. Other files seen: {others or 'none'}.{refused} "
         "Expected <class>/<video>, train|validation|test/<class>/<video>, or <class>_<id>.mp4 in one folder; "
         f"extensions {' '.join(sorted(EXTENSIONS))}."
     )
@@ -98,7 +101,11 @@ def _read_folder(root: Path) -> Found:
     found = Found()
     paths = _video_files(root, found)
     top_folders = {path.parts[0] for path in paths if len(path.parts) > 1}
-    by_split = bool(top_folders) and all(name.lower() in SPLIT_NAMES for name in top_folders)
+    split_folders = {name for name in top_folders if name.lower() in SPLIT_NAMES}
+    by_split = bool(top_folders) and split_folders == top_folders
+    if len(split_folders) > 1 and not by_split:
+        others = ", ".join(sorted(top_folders - split_folders))
+        raise UserError(f"{root} has split folders {', '.join(sorted(split_folders))} and also {others}: rename or move the latter; splits are {', '.join(SPLIT_NAMES)}.")  # fmt: skip
     if by_split:
         found.notes.append(f"split folders {', '.join(sorted(top_folders))}: kept as given")
     for path in paths:
@@ -133,15 +140,20 @@ def _flat_video(root: Path, path: PurePath) -> LabeledVideo | str:
 
 
 def _video_files(root: Path, found: Found) -> list[PurePath]:
-    """Relative paths of files with a video's extension, sorted; links to folders are followed, each folder once."""
+    """Relative paths of files with a video's extension, sorted. Links to folders are followed, but not back up."""
+
+    def unreadable(error: OSError) -> None:
+        found.rejected.append((os.path.relpath(error.filename, root), f"folder cannot be read: {error.strerror}"))
+
     paths: list[PurePath] = []
-    visited: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    above: dict[str, frozenset[str]] = {}  # folder -> the real folders on the way to it
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=unreadable):
+        way = above.get(os.path.dirname(folder), frozenset())
         real = os.path.realpath(folder)
-        if real in visited:  # a link back up would never end
+        if real in way:  # a link back up would never end
             subfolders.clear()
             continue
-        visited.add(real)
+        above[folder] = way | {real}
         subfolders[:] = sorted(name for name in subfolders if not _is_junk(name))
         for name in sorted(names):
             path = PurePath(os.path.relpath(os.path.join(folder, name), root))
@@ -152,6 +164,37 @@ def _video_files(root: Path, found: Found) -> list[PurePath]:
             else:
                 found.other_files[path.suffix.lower()] += 1
     return paths
+
+
+def _reject_same_files(found: Found) -> None:
+    """One file under two names (links) is one video; under two labels, splits or groups it is none."""
+    same: dict[str, list[LabeledVideo]] = defaultdict(list)
+    for video in found.videos:
+        same[os.path.realpath(video.path)].append(video)
+    found.videos = []
+    for videos in same.values():
+        first, *others = videos
+        if all((video.label, video.split, video.group) == (first.label, first.split, first.group) for video in others):
+            found.videos.append(first)
+            found.rejected += [(video.video_id, f"is the same file as {first.video_id}") for video in others]
+        else:
+            names = ", ".join(video.video_id for video in videos)
+            found.rejected += [
+                (video.video_id, f"is one file with different labels or splits: {names}") for video in videos
+            ]
+
+
+def _reject_unwritable_names(found: Found) -> None:
+    """A dataset's texts are UTF-8; a file's name need not be."""
+    keep = []
+    for video in found.videos:
+        try:
+            f"{video.path.resolve()}{video.video_id}{video.label}{video.group}".encode()
+        except UnicodeEncodeError:
+            found.rejected.append((video.video_id, "its name is not UTF-8: rename it"))
+        else:
+            keep.append(video)
+    found.videos = keep
 
 
 def _is_junk(name: str) -> bool:
@@ -185,8 +228,10 @@ def _read_csv(source: Path, root: Path) -> Found:
             path = "" if isinstance(row, str) else row["path"]
             found.rejected.append((path, f"{source.name} line {line}: {video}"))
     for video_id, same in rows.items():
-        if len({video.label for _, video in same}) > 1:
-            lines = ", ".join(f"{video.label!r} on line {line}" for line, video in same)
+        if len({(video.label, video.split, video.group) for _, video in same}) > 1:
+            lines = ", ".join(
+                f"{video.label!r} {video.split or ''}".strip() + f" on line {line}" for line, video in same
+            )
             found.rejected.append((video_id, f"{source.name}: labelled {lines}. Keep the right line."))
             continue
         found.videos.append(same[0][1])
@@ -205,18 +250,27 @@ def _csv_rows(source: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
         lines = source.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{source} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
-    delimiter = max(",;\t", key=lines[0].count)
-    names = [name.strip().lower() for name in next(csv.reader([lines[0]], delimiter=delimiter), [])]
-    if "path" not in names or "label" not in names:
-        raise UserError(f"{source} line 1: got columns {names}, expected path,label and optionally split,group.")
+    header = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    for delimiter in ",;\t":
+        try:
+            names = [name.strip().lower() for name in next(csv.reader([lines[header]], delimiter=delimiter), [])]
+        except csv.Error:
+            continue
+        if "path" in names and "label" in names:
+            break
+    else:
+        raise UserError(f"{source} line {header + 1}: got {lines[header][:100]!r}, expected columns path,label and optionally split,group.")  # fmt: skip
+    twice = [name for name in _CSV_COLUMNS if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{source} line {header + 1}: there are two columns called {twice[0]!r}.")
     columns = {name: names.index(name) for name in _CSV_COLUMNS if name in names}
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in enumerate(lines[header + 1 :], start=header + 2):
         if not line.strip():
             continue
         try:
             cells = next(csv.reader([line], delimiter=delimiter, strict=True))
         except csv.Error as error:
-            yield number, f"cannot be read ({error}): {line}"
+            yield number, f"cannot be read ({error}): {line[:100]}"
             continue
         yield (
             number,
@@ -239,6 +293,8 @@ def _csv_video(row: dict[str, str], root: Path) -> LabeledVideo | str:
     try:
         relative = path.relative_to(os.path.normpath(root))
         is_file = path.is_file()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        return f"cannot be read: {error.strerror}"
     except ValueError:  # also a NUL character
         return f"is not under {root}. Move the video there, or say --root."
     if not is_file:

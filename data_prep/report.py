@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import printable
 from data_prep.scan import Scanned
 from data_prep.schema import SPLITS
 
@@ -57,18 +58,18 @@ def format_summary(summary: dict[str, Any], rejected: list[tuple[str, str]]) -> 
     labels = list(next(iter(summary["videos"].values())))
     rows = [["class", *splits]]
     for label in labels:
-        rows.append([_printable(label), *(_cell(summary, split, [label]) for split in splits)])
+        rows.append([printable(label), *(_cell(summary, split, [label]) for split in splits)])
     rows.append(["all", *(_cell(summary, split, labels) for split in splits)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    lines += [f"note: {_printable(note)}" for note in summary["notes"]]
+    lines += [f"note: {printable(note)}" for note in summary["notes"]]
     if summary["kept_though_damaged"]:
         lines.append(
             f"note: {len(summary['kept_though_damaged'])} videos have packets that do not decode; kept without them"
         )
     lines.append(f"accepted {summary['accepted']} videos, rejected {summary['rejected']}")
     shown = 10
-    lines += [f"  {_printable(path)}: {_printable(reason)}" for path, reason in rejected[:shown]]
+    lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in rejected[:shown]]
     if len(rejected) > shown:
         lines.append(f"  ... and {len(rejected) - shown} more, in rejected.csv")
     return "\n".join(lines)
@@ -78,10 +79,3 @@ def _cell(summary: dict[str, Any], split: str, labels: list[str]) -> str:
     count = sum(summary["videos"][split][label] for label in labels)
     hours = sum(summary["hours"][split][label] for label in labels)
     return f"{count} ({hours:.2f} h)"
-
-
-def _printable(text: str) -> str:
-    """Control characters and bytes that are not UTF-8 as escapes: a file name must not steer the terminal."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text
-    )

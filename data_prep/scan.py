@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from data_prep.layouts import LabeledVideo
@@ -54,7 +56,14 @@ def scan_videos(videos: list[LabeledVideo], num_proc: int, short_side: int | Non
 
 def _new_pool(num_proc: int) -> ProcessPoolExecutor:
     # Spawned, not forked: a fork of a process with threads (progress bars, Arrow) may hang.
-    return ProcessPoolExecutor(num_proc, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for its next video for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
 def _scan_one(path: Path, short_side: int | None) -> tuple[VideoInfo, list[bytes]]:

@@ -10,6 +10,8 @@ from data_prep.errors import UserError
 from data_prep.layouts import LabeledVideo
 from data_prep.schema import SPLITS
 
+DEFAULT_SPLITS = (0.8, 0.1, 0.1)
+
 
 def check_fractions(fractions: Sequence[float]) -> None:
     """`fractions` are the shares of train, validation and test: at least 0, train above 0, sum 1."""
@@ -59,26 +61,36 @@ def _deal(videos: list[LabeledVideo], shares: dict[str, float], seed: int, keep_
 
     A group belongs to the rarest of its classes; the groups of a class are ordered by a hash of (seed, group).
     """
+    labels_of = _labels_of_groups(videos)
+    num_groups = Counter(label for labels in labels_of.values() for label in labels)
+    strata = _strata(labels_of, num_groups)
     split_of_group: dict[str, str] = {}
-    for label, groups in sorted(_strata(videos).items()):
-        if len(groups) < len(shares):
-            if not keep_small:
-                raise UserError(_too_small(label, groups, list(shares), videos))
-            split_of_group.update(dict.fromkeys(groups, "train"))
-            continue
+    # Classes whose groups mostly belong to rarer classes come last, and fill what those left open.
+    for label, groups in sorted(strata.items(), key=lambda item: (len(item[1]) < len(shares), item[0])):
         groups.sort(key=lambda group: hashlib.sha256(f"{seed}/{group}".encode("utf-8", "surrogatepass")).digest())
-        counts = _counts(len(groups), list(shares.values()))
-        dealt = [split for split, count in zip(shares, counts) for _ in range(count)]
-        split_of_group.update(zip(groups, dealt))
+        if num_groups[label] < len(shares):
+            if not keep_small:
+                raise UserError(_too_small(label, num_groups[label], list(shares), videos))
+            split_of_group.update(dict.fromkeys(groups, "train"))
+        elif len(groups) >= len(shares):
+            counts = _counts(len(groups), list(shares.values()))
+            split_of_group.update(zip(groups, [split for split, count in zip(shares, counts) for _ in range(count)]))
+        else:
+            for group in groups:
+                present = {split for other, split in split_of_group.items() if label in labels_of[other]}
+                split_of_group[group] = next((split for split in shares if split not in present), "train")
     return [split_of_group[group_of(video)] for video in videos]
 
 
-def _strata(videos: list[LabeledVideo]) -> dict[str, list[str]]:
-    """{class: its groups}; a group that holds several classes counts for the rarest (in groups), ties by name."""
+def _labels_of_groups(videos: list[LabeledVideo]) -> dict[str, set[str]]:
     labels_of: dict[str, set[str]] = defaultdict(set)
     for video in videos:
         labels_of[group_of(video)].add(video.label)
-    num_groups = Counter(label for labels in labels_of.values() for label in labels)
+    return labels_of
+
+
+def _strata(labels_of: dict[str, set[str]], num_groups: Counter[str]) -> dict[str, list[str]]:
+    """{class: its groups}; a group that holds several classes counts for the rarest (in groups), ties by name."""
     strata: dict[str, list[str]] = defaultdict(list)
     for group, labels in labels_of.items():
         strata[min(labels, key=lambda label: (num_groups[label], label))].append(group)
@@ -100,10 +112,10 @@ def _counts(total: int, fractions: list[float]) -> list[int]:
     return [count + 1 for count in counts]
 
 
-def _too_small(label: str, groups: list[str], used: list[str], videos: list[LabeledVideo]) -> str:
+def _too_small(label: str, num_groups: int, used: list[str], videos: list[LabeledVideo]) -> str:
     what = "video" if all(video.group is None for video in videos) else "group"
     return (
-        f"class {label!r} has {len(groups)} {what}{'s' if len(groups) > 1 else ''}, fewer than the {len(used)} splits "
+        f"class {label!r} has {num_groups} {what}{'s' if num_groups > 1 else ''}, fewer than the {len(used)} splits "
         f"{', '.join(used)}. Add videos, remove the class, make fewer splits (--splits 0.8 0.2 0), "
         "or pass --keep_small_classes to leave such classes whole in train."
     )

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Value
+from datasets.exceptions import DatasetGenerationError
 
 from data_prep.errors import UserError
+from data_prep.layouts import Found
 from data_prep.scan import Scanned
 from data_prep.schema import SPLITS, STORE_COLUMN, Store, dataset_features
 from data_prep.split import group_of
@@ -26,16 +28,41 @@ REJECTED = "rejected.csv"
 def check_output(directory: Path, source: Path, overwrite: bool) -> None:
     """Raises `UserError` where writing `directory` would destroy something that is not a dataset of ours."""
     directory, source = directory.resolve(), source.resolve()
+    if "::" in str(directory) or "://" in str(directory) or not _is_utf8(str(directory)):
+        raise UserError(f"DATASET {directory}: a name with '::' or '://', or that is not UTF-8, cannot be written.")
     if directory == source or directory in source.parents or source in directory.parents:
         raise UserError(f"DATASET {directory} and VIDEOS {source} lie in one another: write DATASET somewhere else.")
     if not os.path.lexists(directory):
         return
     if directory.is_dir() and not any(directory.iterdir()):
         return
-    if not (directory / SUMMARY).is_file():
+    if not _is_ours(directory):
         raise UserError(f"{directory} exists and was not written by data_prep: choose another directory.")
     if not overwrite:
         raise UserError(f"{directory} exists: choose another directory, or pass --overwrite.")
+
+
+def check_no_videos_inside(directory: Path, found: Found) -> None:
+    """Raises `UserError` where a video that is to be read lies in `directory`, also through a link."""
+    directory = directory.resolve()
+    for video in found.videos:
+        if directory in video.path.resolve().parents:
+            raise UserError(f"video {video.video_id} lies in DATASET {directory}: write DATASET somewhere else.")
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether `data_prep` wrote all that lies in `directory`."""
+    ours = {*SPLITS, "dataset_dict.json", SUMMARY, REJECTED}
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    return {"dataset_dict.json", SUMMARY, REJECTED} <= names <= ours
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager
@@ -43,16 +70,28 @@ def whole_directory(directory: Path) -> Iterator[Path]:
     """A folder to fill; it becomes `directory` when the block ends well, and vanishes when it does not."""
     directory = directory.resolve()
     directory.parent.mkdir(parents=True, exist_ok=True)
+    existed = directory.exists()
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         filled = staging / "new"
         filled.mkdir()
         yield filled
-        if directory.exists():
+        if existed:
             os.rename(directory, staging / "old")
-        os.rename(filled, directory)
+        elif directory.exists() and any(directory.iterdir()):
+            raise UserError(f"{directory} appeared while it was being written: choose another directory.")
+        try:
+            os.rename(filled, directory)
+        except BaseException:
+            if existed:
+                os.rename(staging / "old", directory)
+            raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+class NothingUsable(Exception):
+    """Every video was rejected."""
 
 
 def stage_rows(scanned: Callable[[], Iterator[Scanned]], labels: list[str], store: Store, folder: Path) -> Dataset:
@@ -60,14 +99,27 @@ def stage_rows(scanned: Callable[[], Iterator[Scanned]], labels: list[str], stor
     features = _by_path(dataset_features(labels, store))
 
     def rows() -> Iterator[dict[str, Any]]:
+        num_rows = 0
         for result in scanned():
             if result.info is not None:
+                num_rows += 1
                 yield _row(result, result.info, store)
+        if num_rows == 0:
+            raise NothingUsable
 
     # The fingerprint is given because the generator holds worker processes, which cannot be hashed.
-    return Dataset.from_generator(
-        rows, features=features, cache_dir=str(folder), fingerprint="staged", writer_batch_size=16, split="train"
-    )
+    # One row of frames at a time: a batch of them would soon pass Arrow's 2 GiB.
+    try:
+        return Dataset.from_generator(
+            rows,
+            features=features,
+            cache_dir=str(folder),
+            fingerprint="staged",
+            writer_batch_size=1 if store == "frames" else 1000,
+            split="train",
+        )
+    except DatasetGenerationError as error:
+        raise error.__cause__ or error from None
 
 
 def _row(result: Scanned, info: VideoInfo, store: Store) -> dict[str, Any]:

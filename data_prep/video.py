@@ -51,6 +51,7 @@ _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,gif,
 MAX_PIXELS = 8192 * 4352  # per frame; an 8K frame fits. A 200-byte GIF may claim 16000 x 16000 and cost 2 GB.
 MAX_FRAMES = 1_000_000  # 9 hours at 30 frames per second
 MAX_DECODE_SECONDS = 600.0
+MAX_STORED_BYTES = 1 << 30  # of one video's JPEGs; an Arrow cell ends at 2 GiB
 MAX_BAD_PACKETS = 0.2  # share of the packets
 JPEG_QUALITY = 90
 
@@ -173,7 +174,8 @@ def _upright(decoder: _Decoder, frame: Any, height: int, width: int) -> np.ndarr
 
 
 def _quarter_turns(frame: Any) -> int:
-    return round(frame.rotation / 90) % 4
+    # A display matrix of zeros comes as the smallest integer.
+    return round(frame.rotation / 90) % 4 if abs(frame.rotation) <= 360 else 0
 
 
 def _upright_size(frame: Any) -> tuple[int, int]:
@@ -198,7 +200,7 @@ def probe_and_encode(source: str | os.PathLike[str] | bytes, short_side: int) ->
 def _scan(source: str | os.PathLike[str] | bytes, short_side: int | None) -> tuple[VideoInfo, list[bytes]]:
     pts: list[int] = []
     jpegs: list[bytes] = []
-    num_frames, size = 0, (0, 0)
+    num_frames, num_bytes, size = 0, 0, (0, 0)
     with _open(source) as decoder:
         for frame in decoder:
             if num_frames == 0:
@@ -210,6 +212,9 @@ def _scan(source: str | os.PathLike[str] | bytes, short_side: int | None) -> tup
                 pts.append(frame.pts)
             if short_side is not None:
                 jpegs.append(encode_jpeg(_upright(decoder, frame, *size)))
+                num_bytes += len(jpegs[-1])
+                if num_bytes > MAX_STORED_BYTES:
+                    raise VideoError("is too long to store its frames: cut it, or use --store files")
         _check_decoded(decoder, num_frames)
         fps = _frame_rate(pts, num_frames, decoder.stream)
     duration = num_frames / fps if fps else None
@@ -228,9 +233,10 @@ def _check_decoded(decoder: _Decoder, num_frames: int) -> None:
 def _frame_rate(pts: list[int], num_frames: int, stream: Any) -> float | None:
     """Frames per second, 1/s: from the span of the timestamps, else what the container claims, else None.
 
-    The span is right for packed B-frames too, whose timestamps are a permutation of the right ones.
+    The span is right for packed B-frames too, whose timestamps are a permutation of the right ones. It is wrong where
+    timestamps start again in mid-stream, and then they repeat.
     """
-    if len(pts) == num_frames and stream.time_base:
+    if len(set(pts)) == num_frames and stream.time_base:
         span = float((max(pts) - min(pts)) * stream.time_base)
         if span > 0:
             return (num_frames - 1) / span

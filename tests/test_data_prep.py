@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,13 +62,17 @@ def test_broken_videos_are_rejected_with_a_reason_and_the_rest_goes_on(
             write_video(tmp_path / "in" / label / f"{number}.mp4", gray_ramp())
     (tmp_path / "in" / "run" / "broken.mp4").write_bytes(b"\x00" * 99)
     (tmp_path / "in" / "gone").mkdir()
-    (tmp_path / "in" / "gone" / "\udcff,\n.mp4").write_bytes(b"")
+    (tmp_path / "in" / "gone" / "a,\n.mp4").write_bytes(b"")
+    (tmp_path / "in" / "run" / "\udcff.mp4").write_bytes((tmp_path / "in" / "run" / "0.mp4").read_bytes())
+    (tmp_path / "in" / "run" / "notes.txt").write_text("no video")
     summary = run(tmp_path / "in", tmp_path / "out")
     with (tmp_path / "out" / "rejected.csv").open(newline="", encoding="utf-8") as file:
         rejected = {row["path"]: row["reason"] for row in csv.DictReader(file)}
-    assert list(rejected) == ["gone/\\udcff,\n.mp4", "run/broken.mp4"]
-    assert rejected["gone/\\udcff,\n.mp4"] == "is empty"
-    assert summary["rejected"] == 2 and summary["accepted"] == 6
+    assert list(rejected) == ["run/\\udcff.mp4", "gone/a,\n.mp4", "run/broken.mp4"]
+    assert rejected["gone/a,\n.mp4"] == "is empty"
+    assert "not UTF-8" in rejected["run/\\udcff.mp4"]
+    assert summary["rejected"] == 3 and summary["accepted"] == 6
+    assert "other files, not read: 1 .txt" in summary["notes"]
     assert "class 'gone' is gone: all its videos were rejected" in summary["notes"]
     assert datasets.load_from_disk(str(tmp_path / "out"))["train"].features["label"].names == ["jump", "run"]
     labels = datasets.load_from_disk(str(tmp_path / "out"))["train"]
@@ -104,6 +109,13 @@ def test_an_output_is_only_replaced_when_it_is_ours_and_that_was_asked(two_class
         run(two_classes, tmp_path / "mine", "--overwrite")
     with pytest.raises(UserError, match="lie in one another"):
         run(two_classes, two_classes / "out")
+    (tmp_path / "mine" / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match="was not written by data_prep"):
+        run(two_classes, tmp_path / "mine", "--overwrite")
+    (out / "notes").mkdir()
+    with pytest.raises(UserError, match="was not written by data_prep"):
+        run(two_classes, out, "--overwrite")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out", "videos"]
 
 
@@ -113,6 +125,55 @@ def test_a_failed_run_leaves_nothing_behind(two_classes: Path, tmp_path: Path) -
     with pytest.raises(UserError, match="one class"):
         run(two_classes, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
+
+
+def test_videos_are_never_overwritten_by_their_dataset(two_classes: Path, tmp_path: Path) -> None:
+    """Through links or a CSV with a root, the videos may lie in DATASET without being below VIDEOS."""
+    run(two_classes, tmp_path / "out")
+    for label in ("run", "jump"):
+        (two_classes / label).rename(tmp_path / "out" / "train" / label)
+        (two_classes / label).symlink_to(tmp_path / "out" / "train" / label)
+    with pytest.raises(UserError, match="lies in DATASET"):
+        run(two_classes, tmp_path / "out", "--overwrite")
+    assert len(list((tmp_path / "out" / "train").glob("*/*.mp4"))) == 6
+
+
+def test_when_every_video_is_broken_the_reason_is_said(two_classes: Path, tmp_path: Path) -> None:
+    for path in two_classes.glob("*/*"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the 6 videos .* run/2.mp4: is empty"):
+        run(two_classes, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["videos"]
+
+
+def test_workers_end_with_a_killed_parent(two_classes: Path, tmp_path: Path, write_video: Callable[..., Path]) -> None:
+    for number in range(100):
+        write_video(two_classes / "run" / f"more{number}.mp4", gray_ramp(3))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "data_prep", str(two_classes), str(tmp_path / "out"), "--num_proc", "2"],
+        stderr=subprocess.PIPE, text=True, bufsize=1,
+    )  # fmt: skip
+    assert process.stderr is not None
+    while "1/106" not in (shown := process.stderr.read(30)):
+        assert shown, "ended without a worker"
+    children = [
+        int(line.split("/")[2]) for line in map(str, Path("/proc").glob("[0-9]*")) if _parent(line) == process.pid
+    ]
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    assert children
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{child}/cmdline").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [child for child in children if Path(f"/proc/{child}/cmdline").exists()]
+
+
+def _parent(folder: str) -> int:
+    try:
+        return int(Path(folder, "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def test_a_killed_run_leaves_no_dataset(two_classes: Path, tmp_path: Path, write_video: Callable[..., Path]) -> None:

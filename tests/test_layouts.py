@@ -140,7 +140,7 @@ def test_absolute_csv_paths_under_the_root_are_taken(tmp_path: Path) -> None:
         (lambda root: root / "none", "does not exist"),
         (lambda root: touch(root, "a.mp4") / "a.mp4", "expected a folder of videos, or a .csv"),
         (lambda root: touch(root, "run/notes.txt"), "no usable videos in .* 1 .txt"),
-        (lambda root: touch(root, "l.csv") / "l.csv", "expected path,label"),
+        (lambda root: touch(root, "l.csv") / "l.csv", "expected columns path,label"),
     ],
 )
 def test_nothing_usable_says_what_was_seen_and_expected(tmp_path: Path, make: object, message: str) -> None:
@@ -153,3 +153,29 @@ def test_some_rows_with_a_split_and_some_without_is_an_error(tmp_path: Path) -> 
     (tmp_path / "l.csv").write_text("path,label,split\n1.mp4,run,train\n2.mp4,jump,\n")
     with pytest.raises(UserError, match="1 of 2 rows have no split"):
         find_videos(tmp_path / "l.csv")
+
+
+def test_a_relative_csv_lets_no_path_out_of_its_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "out.mp4", "in/1.mp4", "in/2.mp4")
+    monkeypatch.chdir(tmp_path / "in")
+    Path("l.csv").write_text(f"path,label\n../out.mp4,run\n1.mp4,run\n{tmp_path}/in/2.mp4,jump\n")
+    found = find_videos(Path("l.csv"))
+    assert [video.video_id for video in found.videos] == ["1.mp4", "2.mp4"]
+    assert "is not under" in found.rejected[0][1]
+
+
+def test_one_file_under_two_labels_or_splits_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "train/run/1.mp4", "train/jump/1.mp4", "test/jump/2.mp4")
+    os.symlink(tmp_path / "train" / "run", tmp_path / "test" / "run")
+    os.symlink(tmp_path / "train" / "jump" / "1.mp4", tmp_path / "train" / "jump" / "again.mp4")
+    found = find_videos(tmp_path)
+    assert [video.video_id for video in found.videos] == ["test/jump/2.mp4", "train/jump/1.mp4"]
+    reasons = dict(found.rejected)
+    assert reasons["train/jump/again.mp4"] == "is the same file as train/jump/1.mp4"
+    assert "different labels or splits" in reasons["train/run/1.mp4"] and "test/run/1.mp4" in reasons
+
+
+def test_split_folders_among_others_are_not_taken_for_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "train/run/1.mp4", "val/run/1.mp4", "extra/run/1.mp4")
+    with pytest.raises(UserError, match="split folders train, val and also extra"):
+        find_videos(tmp_path)

@@ -83,3 +83,13 @@ def test_a_group_in_two_given_splits_is_an_error() -> None:
     given = [LabeledVideo(Path("1"), "1", "a", "train", "g"), LabeledVideo(Path("2"), "2", "a", "test", "g")]
     with pytest.raises(UserError, match="group 'g' lies in the given splits test, train"):
         given_splits(given, None, 0, False)
+
+
+def test_classes_that_share_groups_are_counted_by_all_their_groups() -> None:
+    given = [
+        LabeledVideo(Path(f"{label}{group}"), f"{label}{group}", label, None, f"g{group}")
+        for label, groups in (("a", (1, 2, 3)), ("b", (1, 2, 3, 4)))
+        for group in groups
+    ]
+    splits = split_videos(given, FRACTIONS, 0, keep_small=False)
+    assert {split for video, split in zip(given, splits) if video.label == "b"} == {"train", "validation", "test"}
