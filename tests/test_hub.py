@@ -19,6 +19,8 @@ from finetune.hub import push
 SERVER = Path(os.environ.get("STAND_IN_HUB", Path(__file__).parents[2] / "shared" / "tools" / "hub_server.py"))
 ROOT = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Any]:

@@ -230,6 +230,7 @@ def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *arguments], cwd=cwd, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_accelerate_launch_with_the_shipped_config(bars_dataset: Path, tmp_path: Path, num_processes: int) -> None:
     """One process and two on CPU: the same file, all videos counted once, one set of outputs."""
@@ -245,6 +246,7 @@ def test_accelerate_launch_with_the_shipped_config(bars_dataset: Path, tmp_path:
     assert f"{num_processes} process" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_users_error_under_accelerate_is_said_in_one_line(tmp_path: Path) -> None:
     process = launch(
         str(ROOT / "finetune" / "run.py"), "--dataset_name", "./none", "--output_dir", "o", *FAST, cwd=tmp_path
