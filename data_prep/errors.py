@@ -53,6 +53,10 @@ def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:
                 stream.reconfigure(errors="backslashreplace")
         try:
             main(*args, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read our output has enough; what is left in the buffer goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except (UserError, OSError) as error:
             if isinstance(error, OSError) and error.errno not in _NOT_OUR_FAULT:
                 raise

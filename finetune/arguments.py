@@ -44,6 +44,9 @@ class ModelArguments:
     )
 
 
+METRICS = ("top1", "top5", "macro_f1", "loss")  # of validation, to choose the best checkpoint by
+
+
 def default_workers() -> int:
     cores = available_cores()
     return min(4, cores if torch.accelerator.is_available() else max(1, cores // 2))
@@ -145,8 +148,17 @@ def _recipe(arguments: Arguments, argv: list[str], parser: _Parser) -> dict[str,
         value = next(getattr(group, key) for group in arguments if hasattr(group, key))
         if isinstance(value, str) and (os.path.isabs(value) or os.path.exists(value)):
             continue
-        recipe[key] = value.value if isinstance(value, Enum) else value
+        recipe[key] = _plain(value)
     return recipe
+
+
+def _plain(value: Any) -> Any:
+    """What YAML can say of a setting's value."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.to_dict() if hasattr(value, "to_dict") else value
 
 
 def _parse(parser: _Parser, argv: list[str]) -> tuple[Arguments, str | None]:
@@ -180,6 +192,8 @@ def _recipe_arguments(path: Path, parser: _Parser) -> list[str]:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             raise UserError(f"--config {path}: unknown key {key!r}.{f' Did you mean {close[0]!r}?' if close else ''}")
+        if value is False and key.endswith("_strategy"):
+            value = "no"  # which YAML reads as False
         if value is not None:
             words += [f"--{key}", *_words(value)]
     return words
@@ -204,6 +218,15 @@ def _check(data: DataArguments, model: ModelArguments, training: FinetuningArgum
         )
     if training.push_to_hub and "/" not in (training.hub_model_id or ""):
         raise UserError("--push_to_hub needs --hub_model_id, as me/name.")
+    best = (training.metric_for_best_model or "").removeprefix("eval_")
+    if training.load_best_model_at_end and best not in METRICS:
+        raise UserError(f"--metric_for_best_model is {best!r}, expected one of {', '.join(METRICS)}.")
+    for name in ("prediction_loss_only", "batch_eval_metrics"):
+        if getattr(training, name):
+            raise UserError(f"--{name} is not supported: the metrics need every video's logits.")
+    for name, least in (("seed", 0), ("per_device_train_batch_size", 1), ("per_device_eval_batch_size", 1)):
+        if getattr(training, name) < least:
+            raise UserError(f"--{name} is {getattr(training, name)}, expected at least {least}.")
     jitter = data.short_side_jitter
     if jitter is not None and (len(jitter) != 2 or jitter[0] > jitter[1]):
         raise UserError(

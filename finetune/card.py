@@ -31,7 +31,7 @@ class CardFacts:
     labels: list[str]
     base_model: str | None  # a Hub id
     architecture: str | None  # a named one, started from random weights
-    started_from: str | None  # a checkpoint
+    started_from: str  # a checkpoint, or the named architecture
     license: str | None
     dataset: str
     dataset_id: str | None  # a Hub id
@@ -51,6 +51,7 @@ class CardFacts:
     recipe: dict[str, Any]
     num_processes: int
     seconds: float
+    chosen_on_validation: bool  # whether the checkpoint is the best of several
     examples: bool  # whether the card may show frames of the test videos
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -76,7 +77,7 @@ def collect_facts(
         labels=splits.labels,
         base_model=start if _is_hub_id(start) else None,
         architecture=start if start in NAMED_MODELS else None,
-        started_from=None if start in NAMED_MODELS else Path(start).name if Path(start).exists() else start,
+        started_from=start if _is_hub_id(start) else Path(start).name,
         license=settings.model.license,
         dataset=_dataset_name(splits.name),
         dataset_id=splits.name if _is_hub_id(splits.name) else None,
@@ -99,6 +100,7 @@ def collect_facts(
         recipe=settings.recipe,
         num_processes=trainer.args.world_size,
         seconds=seconds,
+        chosen_on_validation=trainer.args.load_best_model_at_end,
         examples=settings.model.push_examples,
         versions={
             "python": platform.python_version(),

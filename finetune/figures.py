@@ -23,7 +23,7 @@ def plot_curves(log_history: list[dict[str, Any]], path: Path) -> None:
         points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
         if points:
             accuracy.plot(*zip(*points), label=name, marker="." if len(points) < 30 else None)
-    losses.set(xlabel="epoch", ylabel="loss (cross-entropy)", title="Loss", ylim=(0, None))
+    losses.set(xlabel="epoch", ylabel="loss", title="Loss", ylim=(0, None))
     accuracy.set(xlabel="epoch", ylabel="share of validation videos", title="Validation", ylim=(0, 1.02))
     for axes in (losses, accuracy):
         axes.grid(alpha=0.3)

@@ -28,7 +28,10 @@ def main(argv: list[str] | None = None) -> list[Row]:
     options = parse_arguments(argv)
     videos = list(find_inputs(options.videos))
     model, processor = load_checkpoint(options.model)
-    model.to(options.device).eval()
+    try:
+        model.to(options.device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {options.device} cannot be used: {str(error).splitlines()[0]}") from error
     rows = [predict_video(model, processor, video, options.top_k) for video in videos]
     write_rows(rows, options.format)
     if all("error" in row for row in rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,19 @@ def evaluate(trainer: VideoTrainer, splits: Splits) -> Evaluation | None:
     transform = ClipTransform(trainer.processing_class)
     clips = Clips(rows, trainer.model.config.num_frames, transform, training=False)
     output = trainer.predict(clips, metric_key_prefix=split)
+    # Cross-entropy, whatever the training loss was (label smoothing): comparable between runs.
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids))
+    computed = compute_all(output.predictions, output.label_ids)
     return Evaluation(
         split=split,
         rows=rows,
         scores=torch.from_numpy(output.predictions).float().softmax(-1).numpy(),
         labels=output.label_ids,
-        metrics={f"{split}_{name}": output.metrics[f"{split}_{name}"] for name in ("top1", "top5", "macro_f1", "loss")},
-        computed=compute_all(output.predictions, output.label_ids),
+        metrics={
+            **{f"{split}_{name}": computed[name] for name in ("top1", "top5", "macro_f1")},
+            f"{split}_loss": float(loss),
+        },
+        computed=computed,
     )
 
 
@@ -80,7 +87,9 @@ def write_predictions(path: Path, evaluation: Evaluation, names: list[str]) -> N
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["video_id", "label", "prediction", "score", *names])
-        for video_id, scores, label in zip(evaluation.rows["video_id"], evaluation.scores, evaluation.labels):
+        for video_id, scores, label in zip(
+            evaluation.rows["video_id"], evaluation.scores, evaluation.labels, strict=True
+        ):
             best = int(scores.argmax())
             cells = [f"{score:.6f}" for score in (scores[best], *scores)]
             writer.writerow([video_id, names[label], names[best], *cells])
@@ -125,13 +134,14 @@ def print_next_commands(settings: Settings, splits: Splits, metrics: dict[str, f
         f"{output_dir}: checkpoint, README.md (model card), curves.png, confusion_matrix.png, predictions.png, predictions.csv, metrics.json\n"
     )
     rows = splits.test if splits.test is not None else splits.train
-    video = rows[0].get("video", {}).get("path") or "VIDEO.mp4"
+    video = (rows[0].get("video") or {}).get("path") or ""
     if data_args.demo_videos_per_class:
         video = f"{data_args.dataset_name}_videos/{rows[0]['video_id']}"
+    video = shlex.quote(video) if Path(video).is_file() else "VIDEO.mp4"
     launch = "accelerate launch --config_file accelerate_config.yaml finetune/run.py"
     print("next:")
-    print(f"  python -m finetune.predict {output_dir} {video}")
+    print(f"  python -m finetune.predict {shlex.quote(output_dir)} {video}")
     print(
         f"  {launch} --dataset_name MY_VIDEOS --model_name_or_path facebook/timesformer-base-finetuned-k400 --output_dir runs/mine"
     )
-    print(f"  python -m finetune.hub push {output_dir} ME/NAME")
+    print(f"  python -m finetune.hub push {shlex.quote(output_dir)} ME/NAME")

@@ -29,7 +29,7 @@ from finetune.demo import prepare_demo
 from finetune.hub import check_login, push
 from finetune.metrics import compute_metrics
 from finetune.report import evaluate, print_next_commands, write_report
-from finetune.trainer import VideoTrainer, checkpoint_to_resume
+from finetune.trainer import VideoTrainer, check_resumed_labels, checkpoint_to_resume
 from finetune.weights import Start, load_start
 
 RECIPE = "recipe.yaml"
@@ -43,14 +43,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     training_args, model_args = settings.training, settings.model
     use_all_cores(training_args)
     hub_model_id = take_push(training_args)
-    check_before_work(training_args, hub_model_id)
+    check_before_work(settings, hub_model_id)
     checkpoint = checkpoint_to_resume(training_args.output_dir, training_args.resume_from_checkpoint)
     with training_args.main_process_first(desc="preparing the data"):
         splits = load_data(settings)
     set_seed(training_args.seed)
     start = load_start(model_args.model_name_or_path, model_args.model_revision, splits.labels, model_args.new_head)
-    make_output_dir(settings)
+    if checkpoint:
+        check_resumed_labels(checkpoint, splits.labels)
     trainer = make_trainer(settings, splits, start)
+    make_output_dir(settings)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     evaluation = evaluate(trainer, splits)
@@ -84,20 +86,22 @@ def take_push(training_args: FinetuningArguments) -> str | None:
     return hub_model_id
 
 
-def check_before_work(training_args: FinetuningArguments, hub_model_id: str | None) -> None:
+def check_before_work(settings: Settings, hub_model_id: str | None) -> None:
     """What would spoil the end is found out at the start: a directory that must not be touched, a missing login."""
+    training_args, output_dir = settings.training, Path(settings.training.output_dir)
     if training_args.process_index != 0:
         return
-    output_dir = Path(training_args.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise UserError(f"--output_dir {output_dir} is a file: give a directory.")
-    if output_dir.is_dir() and any(output_dir.iterdir()) and not training_args.resume_from_checkpoint:
-        if not training_args.overwrite_output_dir:
+    if output_dir.is_dir() and any(output_dir.iterdir()):
+        goes_on = training_args.resume_from_checkpoint
+        if not goes_on and not training_args.overwrite_output_dir:
             raise UserError(f"--output_dir {output_dir} exists: choose another, continue it with --resume_from_checkpoint, or replace it with --overwrite_output_dir.")  # fmt: skip
         if not (output_dir / RECIPE).is_file():
-            raise UserError(
-                f"--output_dir {output_dir} is not a run of this project, so it is not replaced: choose another."
-            )
+            raise UserError(f"--output_dir {output_dir} is not a run of this project, so it is left alone: choose another.")  # fmt: skip
+        for needed in (settings.data.dataset_name, settings.model.model_name_or_path):
+            if not goes_on and output_dir.resolve() in (Path(needed).resolve(), *Path(needed).resolve().parents):
+                raise UserError(f"--overwrite_output_dir would delete {needed}, which this run needs: choose another --output_dir.")  # fmt: skip
     if hub_model_id:
         check_login()
 
@@ -114,11 +118,15 @@ def make_output_dir(settings: Settings) -> None:
     training_args, output_dir = settings.training, Path(settings.training.output_dir)
     if training_args.process_index != 0:
         return
+    recipe = yaml.safe_dump(settings.recipe, sort_keys=False)
     if output_dir.is_dir() and not training_args.resume_from_checkpoint:
-        shutil.rmtree(output_dir)
+        for path in output_dir.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     output_dir.mkdir(parents=True, exist_ok=True)
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(output_dir / "logs")
-    (output_dir / RECIPE).write_text(yaml.safe_dump(settings.recipe, sort_keys=False), encoding="utf-8")
+    (output_dir / RECIPE).write_text(recipe, encoding="utf-8")
 
 
 def make_trainer(settings: Settings, splits: Splits, start: Start) -> VideoTrainer:
@@ -128,15 +136,19 @@ def make_trainer(settings: Settings, splits: Splits, start: Start) -> VideoTrain
     validation = Clips(splits.validation, num_frames, transform, training=False) if splits.validation else None
     if settings.training.process_index == 0:
         print(start.message, flush=True)
-    return VideoTrainer(
-        model=start.model,
-        args=settings.training,
-        train_dataset=train,
-        eval_dataset=validation,
-        data_collator=collate,
-        processing_class=start.processor,
-        compute_metrics=compute_metrics,
-    )
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(settings.training.output_dir) / "logs")
+    try:
+        return VideoTrainer(
+            model=start.model,
+            args=settings.training,
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=collate,
+            processing_class=start.processor,
+            compute_metrics=compute_metrics,
+        )
+    except (ValueError, RuntimeError, ImportError) as error:  # settings that do not go together, a logger not installed
+        raise UserError(" ".join(str(error).split())) from error
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -51,8 +52,8 @@ def load_start(name: str, revision: str, labels: list[str], new_head: bool) -> S
     if name in NAMED_MODELS:
         model, processor = build_model(name, labels)
         return Start(model, processor, f"{name}: random weights, head for {len(labels)} labels")
-    model, processor = load_checkpoint(name, revision)
-    message = _fit_head(model, labels, name, new_head)
+    model, processor, has_head = _load_whole(name, revision)
+    message = _fit_head(model, labels, name, new_head or not has_head)
     model.config.clip_sampling = SAMPLING
     return Start(model, processor, message)
 
@@ -70,7 +71,15 @@ def build_model(name: str, labels: list[str]) -> tuple[TimesformerForVideoClassi
 def load_checkpoint(
     name: str, revision: str = "main"
 ) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor]:
-    """A TimeSformer checkpoint as it is, with its processor. Raises `UserError`."""
+    """A TimeSformer classifier as it is, with its processor. Raises `UserError`."""
+    model, processor, has_head = _load_whole(name, revision)
+    if not has_head:
+        raise UserError(f"{name} has no classification head: fine-tune it first.")
+    return model, processor
+
+
+def _load_whole(name: str, revision: str) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor, bool]:
+    """Model, processor, and whether the checkpoint has a head (else the model's is random)."""
     config = _load(AutoConfig, name, revision)
     if not isinstance(config, TimesformerConfig):
         raise UserError(f"{name} is a {config.model_type} checkpoint, not TimeSformer. {_HELP}.")
@@ -80,7 +89,8 @@ def load_checkpoint(
     lost = [key for key in info["missing_keys"] if not key.startswith("classifier.")]
     if lost or info["mismatched_keys"]:
         raise UserError(f"{name} is not a whole TimeSformer checkpoint: {len(lost)} weights are missing, the first {lost[:1]}.")  # fmt: skip
-    return model, _load_processor(name, revision, config)
+    has_head = not any(key.startswith("classifier.") for key in info["missing_keys"])
+    return model, _load_processor(name, revision, config), has_head
 
 
 def _load(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:
@@ -89,7 +99,7 @@ def _load(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:
         raise UserError(f"{name} is not a checkpoint: there is no {Path(name) / 'config.json'}. {_HELP}.")
     try:
         return cls.from_pretrained(name, revision=revision, **kwargs)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name} cannot be loaded: {reason} {_HELP}.") from error
 

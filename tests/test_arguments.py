@@ -68,6 +68,10 @@ def test_without_a_dataset_the_demonstration_runs() -> None:
         ([*BASE, "--eval_strategy", "sometimes"], "sometimes"),
         ([*BASE, "--save_strategy", "steps"], "match"),
         ([*BASE, "--config", "none.yaml"], "cannot be read"),
+        ([*BASE, "--metric_for_best_model", "accuracy"], "expected one of top1, top5, macro_f1, loss"),
+        ([*BASE, "--prediction_loss_only", "true"], "--prediction_loss_only is not supported"),
+        ([*BASE, "--seed", "-1"], "--seed is -1"),
+        ([*BASE, "--per_device_train_batch_size", "0"], "expected at least 1"),
     ],
 )
 def test_wrong_usage_is_one_clear_line(argv: list[str], message: str) -> None:
@@ -97,6 +101,15 @@ def test_a_wrong_recipe_is_one_clear_line(tmp_path: Path, text: str, message: st
 
 def test_training_without_validation_keeps_no_best_checkpoint() -> None:
     assert parse_arguments([*BASE, "--eval_strategy", "no"]).training.load_best_model_at_end is False
+
+
+def test_settings_that_are_objects_or_read_as_booleans_survive_the_recipe(tmp_path: Path) -> None:
+    settings = parse_arguments(
+        [*BASE, "--accelerator_config", '{"split_batches": true}', "--debug", "underflow_overflow"]
+    )
+    assert yaml.safe_load(yaml.safe_dump(settings.recipe))["accelerator_config"]["split_batches"] is True
+    again = parse_arguments([*BASE, "--config", str(recipe(tmp_path, "eval_strategy: no\nsave_strategy: no\n"))])
+    assert again.training.eval_strategy == again.training.save_strategy == "no"
 
 
 def test_every_flag_is_described_in_help() -> None:

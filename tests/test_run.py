@@ -196,6 +196,40 @@ def test_the_errors_a_newcomer_makes(
     assert (tmp_path / "taken" / "thesis.txt").read_text() == "precious"
 
 
+def test_nothing_a_run_needs_or_does_not_own_is_deleted(bars_dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(bars_dataset, tmp_path / "run" / "data")
+    (tmp_path / "run" / "recipe.yaml").write_text("seed: 0")
+    with pytest.raises(UserError, match="would delete"):
+        train(tmp_path / "run" / "data", tmp_path / "run", "--overwrite_output_dir")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("precious")
+    with pytest.raises(UserError, match="is not a run of this project"):
+        train(bars_dataset, tmp_path / "mine", "--resume_from_checkpoint", str(tmp_path))
+    assert (tmp_path / "run" / "data" / "summary.json").is_file()
+    assert (tmp_path / "mine" / "README.md").read_text() == "precious"
+
+
+def test_a_run_is_not_resumed_on_other_labels(
+    finished: tuple[Path, dict[str, float]], bars_dataset: Path, tmp_path: Path
+) -> None:
+    checkpoint = str(next(finished[0].glob("checkpoint-*")))
+    other = datasets.load_from_disk(str(bars_dataset))
+    other = other.cast_column("label", datasets.ClassLabel(names=["right", "left"]))
+    other.save_to_disk(str(tmp_path / "other"))
+    with pytest.raises(UserError, match="Resume with the same dataset"):
+        train(tmp_path / "other", tmp_path / "out", "--resume_from_checkpoint", checkpoint)
+
+
+def test_dropping_the_last_training_batch_drops_no_evaluated_video(bars_dataset: Path, tmp_path: Path) -> None:
+    options = ("--max_steps", "1", "--dataloader_drop_last", "true", "--per_device_eval_batch_size", "5", "--label_smoothing_factor", "0.3")  # fmt: skip
+    metrics = train(bars_dataset, tmp_path / "out", *options)
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    cross_entropy = -np.mean([np.log(float(row[row["label"]])) for row in rows])
+    assert metrics["test_loss"] == pytest.approx(cross_entropy, abs=1e-4)
+
+
 def test_a_video_lost_during_training_is_named_from_a_worker_too(
     bars: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

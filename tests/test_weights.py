@@ -84,6 +84,21 @@ def test_an_old_image_processors_numbers_are_taken_over(checkpoint: Path, mean: 
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1.01 / 255 / 0.225)
 
 
+def test_a_checkpoint_without_a_head_is_no_classifier_but_a_start(checkpoint: Path) -> None:
+    model = TimesformerForVideoClassification.from_pretrained(checkpoint)
+    model.timesformer.save_pretrained(checkpoint)
+    with pytest.raises(UserError, match="has no classification head"):
+        load_checkpoint(str(checkpoint))
+    assert "replaced" in load_start(str(checkpoint), "main", ["a", "b", "c"], new_head=False).message
+
+
+def test_a_damaged_weights_file_is_one_line(checkpoint: Path) -> None:
+    data = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_checkpoint(str(checkpoint))
+
+
 def test_another_architecture_is_named(tmp_path: Path) -> None:
     config = VideoMAEConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16, image_size=32
