@@ -154,8 +154,7 @@ def make_report(found: Found, scanned: list[Scanned], options: argparse.Namespac
     labels = class_names(videos, rejected)
     notes = list(found.notes)
     if found.other_files:
-        seen = ", ".join(f"{count} {name or 'without extension'}" for name, count in found.other_files.most_common())
-        notes.append(f"other files, not read: {seen}")
+        notes.append(f"other files, not read: {found.other_files_by_count()}")
     for label in sorted({video.label for video in found.videos}):
         if label not in labels:
             notes.append(f"class {label!r} is gone: all its videos were rejected")

@@ -40,6 +40,10 @@ class Found:
     other_files: Counter[str] = field(default_factory=Counter)  # by extension
     notes: list[str] = field(default_factory=list)
 
+    def other_files_by_count(self) -> str:
+        """The files that were no videos, as "3 .txt, 1 without extension"; empty when there were none."""
+        return ", ".join(f"{count} {name or 'without extension'}" for name, count in self.other_files.most_common())
+
 
 def find_videos(source: Path, root: Path | None = None, group_by: str | None = None) -> Found:
     """Reads a folder of videos or a CSV. `root` is where a CSV's paths start (default: the CSV's own folder).
@@ -71,9 +75,8 @@ def _nothing_found(source: Path, found: Found) -> str:
     refused = f" {len(found.rejected)} refused, the first: {': '.join(found.rejected[0])}" if found.rejected else ""
     if source.is_file():
         return f"no usable videos in {source}.{refused or ' It has no rows.'}"
-    others = ", ".join(f"{count} {name or 'without extension'}" for name, count in found.other_files.most_common(5))
     return (
-        f"no usable videos in {source}. Other files seen: {others or 'none'}.{refused} "
+        f"no usable videos in {source}. Other files seen: {found.other_files_by_count() or 'none'}.{refused} "
         "Expected <class>/<video>, train|validation|test/<class>/<video>, or <class>_<id>.mp4 in one folder; "
         f"extensions {' '.join(sorted(EXTENSIONS))}."
     )

@@ -15,8 +15,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Video
 
 from data_prep.errors import UserError
 from data_prep.schema import REQUIRED_COLUMNS, STORE_COLUMN
-
-SUMMARY = "summary.json"  # written by data_prep beside the data
+from data_prep.store import SUMMARY
 
 
 @dataclass(frozen=True)

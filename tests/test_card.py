@@ -69,7 +69,6 @@ def test_hostile_texts_break_nothing() -> None:
     assert metadata["license"] == HOSTILE
     assert set(metadata) == {"library_name", "license", "pipeline_tag", "base_model", "metrics", "tags", "model-index"}
     assert "49" not in text
-    assert "<script" not in body.replace("\\<script", "").replace("`" + "a", "`a") or "`" in body
     outside_code = "".join(part for i, part in enumerate(body.split("`")) if i % 2 == 0)
     assert "<script>" not in outside_code.replace("\\<", "")
 

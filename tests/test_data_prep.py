@@ -146,22 +146,34 @@ def test_when_every_video_is_broken_the_reason_is_said(two_classes: Path, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
 
 
+def start(videos: Path, dataset: Path, num_proc: int, until: str) -> subprocess.Popen[str]:
+    """The command, at work in a process of its own: its progress has shown `until`."""
+    command = [sys.executable, "-m", "data_prep", str(videos), str(dataset), "--num_proc", str(num_proc)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, bufsize=1)
+    assert process.stderr is not None
+    shown = ""
+    while until not in shown:
+        read = process.stderr.read(10)
+        assert read, f"ended before it showed {until!r}: {shown}"
+        shown += read
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+
+
 def test_workers_end_with_a_killed_parent(two_classes: Path, tmp_path: Path, write_video: Callable[..., Path]) -> None:
     for number in range(100):
         write_video(two_classes / "run" / f"more{number}.mp4", gray_ramp(3))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "data_prep", str(two_classes), str(tmp_path / "out"), "--num_proc", "2"],
-        stderr=subprocess.PIPE, text=True, bufsize=1,
-    )  # fmt: skip
-    assert process.stderr is not None
-    while "1/106" not in (shown := process.stderr.read(30)):
-        assert shown, "ended without a worker"
+    process = start(two_classes, tmp_path / "out", num_proc=2, until=" 1/106")
     children = [
         int(line.split("/")[2]) for line in map(str, Path("/proc").glob("[0-9]*")) if _parent(line) == process.pid
     ]
-    process.kill()
-    process.wait()
-    process.stderr.close()
+    kill(process)
     assert children
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{child}/cmdline").exists() for child in children) and time.monotonic() < deadline:
@@ -179,15 +191,7 @@ def _parent(folder: str) -> int:
 def test_a_killed_run_leaves_no_dataset(two_classes: Path, tmp_path: Path, write_video: Callable[..., Path]) -> None:
     for number in range(200):
         write_video(two_classes / "run" / f"more{number}.mp4", gray_ramp(3))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "data_prep", str(two_classes), str(tmp_path / "out"), "--num_proc", "1"],
-        stderr=subprocess.PIPE, text=True, bufsize=1,
-    )  # fmt: skip
-    assert process.stderr is not None
-    assert "decoding" in process.stderr.read(20)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    kill(start(two_classes, tmp_path / "out", num_proc=1, until="decoding"))
     assert not (tmp_path / "out").exists()
     run(two_classes, tmp_path / "out")
     assert (tmp_path / "out" / "summary.json").is_file()
