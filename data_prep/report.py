@@ -3,53 +3,66 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter, defaultdict
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import fsspec
+
+from data_prep.collection import Collection
 from data_prep.errors import printable
-from data_prep.scan import Scanned
 from data_prep.schema import SPLITS
+from data_prep.store import SUMMARY
 
 
-@dataclass(frozen=True)
-class Report:
-    labels: list[str]
-    accepted: list[Scanned]  # without their frames
-    split_of: list[str]
-    rejected: list[tuple[str, str]]  # (path, reason)
-    notes: list[str]
-
-
-def summarize(report: Report) -> dict[str, Any]:
+def summarize(collection: Collection, split_of: list[str], layout: str) -> dict[str, Any]:
     """The facts of `summary.json`: videos and hours per split and class, rejected count, notes."""
     videos: dict[str, Counter[str]] = defaultdict(Counter)
     seconds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for result, split in zip(report.accepted, report.split_of):
-        videos[split][result.video.label] += 1
-        seconds[split][result.video.label] += (result.info.duration or 0.0) if result.info else 0.0
-    splits = [split for split in SPLITS if split in videos]
-    damaged = [result.video.video_id for result in report.accepted if result.info and result.info.num_bad_packets]
+    totals: Counter[str] = Counter(split_of)
+    for known, split in zip(collection.videos, split_of):
+        for label in known.video.labels:
+            videos[split][label] += 1
+            stored = known.scanned.stored
+            seconds[split][label] += (stored.duration or 0.0) if stored else 0.0
+    names = [split for split in SPLITS if split in totals] + sorted(set(totals).difference(SPLITS))
+    damaged = [k.video.video_id for k in collection.videos if k.scanned.stored and k.scanned.stored.num_bad_packets]
     return {
-        "videos": {split: {label: videos[split][label] for label in report.labels} for split in splits},
+        "layout": layout,
+        "splits": {split: totals[split] for split in names},
+        "videos": {split: {label: videos[split][label] for label in collection.labels} for split in names},
         "hours": {
-            split: {label: round(seconds[split][label] / 3600, 4) for label in report.labels} for split in splits
+            split: {label: round(seconds[split][label] / 3600, 4) for label in collection.labels} for split in names
         },
-        "groups": len({result.video.group for result in report.accepted if result.video.group is not None}),
-        "accepted": len(report.accepted),
-        "rejected": len(report.rejected),
+        "groups": len({known.video.group for known in collection.videos if known.video.group is not None}),
+        "accepted": len(collection.videos),
+        "rejected": len(collection.rejected),
         "kept_though_damaged": damaged,
-        "notes": report.notes,
+        "related": [[one.first, one.second, one.kind, one.problem] for one in collection.related],
+        "notes": collection.notes,
     }
 
 
-def write_rejected(path: Path, rejected: list[tuple[str, str]]) -> None:
+def up_to_date(dataset: str, inputs: str) -> dict[str, Any] | None:
+    """The summary of a dataset that was made from exactly these inputs; None for any other."""
+    try:
+        with fsspec.open(f"{dataset}/{SUMMARY}", "r", encoding="utf-8") as file:
+            summary = json.load(file)
+    except (OSError, ValueError, ImportError):
+        return None
+    return summary if isinstance(summary, dict) and summary.get("inputs") == inputs else None
+
+
+def write_rejected(path: str, rejected: list[tuple[str, str]]) -> None:
     """CSV with columns path, reason. Names that are not UTF-8 are written with backslashes."""
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with fsspec.open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "reason"])
         writer.writerows(rejected)
+
+
+def write_report(*arguments: Any) -> None:
+    pass
 
 
 def format_summary(summary: dict[str, Any], rejected: list[tuple[str, str]]) -> str:
@@ -57,9 +70,11 @@ def format_summary(summary: dict[str, Any], rejected: list[tuple[str, str]]) -> 
     splits = list(summary["videos"])
     labels = list(next(iter(summary["videos"].values())))
     rows = [["class", *splits]]
-    for label in labels:
-        rows.append([printable(label), *(_cell(summary, split, [label]) for split in splits)])
-    rows.append(["all", *(_cell(summary, split, labels) for split in splits)])
+    for label in labels[:_MAX_CLASSES]:
+        rows.append([printable(label), *(_cell(summary, split, label) for split in splits)])
+    if len(labels) > _MAX_CLASSES:
+        rows.append([f"... {len(labels) - _MAX_CLASSES} more", *("" for _ in splits)])
+    rows.append(["all videos", *(str(summary["splits"][split]) for split in splits)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines += [f"note: {printable(note)}" for note in summary["notes"]]
@@ -75,7 +90,8 @@ def format_summary(summary: dict[str, Any], rejected: list[tuple[str, str]]) -> 
     return "\n".join(lines)
 
 
-def _cell(summary: dict[str, Any], split: str, labels: list[str]) -> str:
-    count = sum(summary["videos"][split][label] for label in labels)
-    hours = sum(summary["hours"][split][label] for label in labels)
-    return f"{count} ({hours:.2f} h)"
+_MAX_CLASSES = 50  # of the printed table; the report has them all
+
+
+def _cell(summary: dict[str, Any], split: str, label: str) -> str:
+    return f"{summary['videos'][split][label]} ({summary['hours'][split][label]:.2f} h)"

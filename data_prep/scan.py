@@ -1,92 +1,213 @@
-"""Opens and decodes every video once, over several processes: what is really there, or why it cannot be used."""
+"""Scans one video: decodes it once, and on the way measures it, fingerprints it and stores its pictures."""
 
 from __future__ import annotations
 
-import multiprocessing
+import hashlib
 import os
-import threading
+import stat
+import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 
-from data_prep.layouts import LabeledVideo
-from data_prep.video import VideoError, VideoInfo, probe, probe_and_encode
+import numpy as np
+
+from data_prep.encode import ClipWriter, even
+from data_prep.fingerprint import SIZE, Fingerprint
+from data_prep.images import Picture, encode_jpeg, frame_paths
+from data_prep.labeled import LabeledVideo
+from data_prep.limits import MAX_STORED_BYTES, MAX_WORKER_BYTES, VideoError
+from data_prep.video import Frame, Measure, VideoInfo, frames_of_span, open_video, shrunk
+
+_UNKNOWN_FRAME_RATE = 25.0  # 1/s, of pictures whose times nobody knows
 
 
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@dataclass(frozen=True, slots=True)
+class Storing:
+    """What is kept of each video. A scan under other settings is another scan."""
+
+    store: str  # one of schema.STORES
+    short_side: int = 256  # px at most, of clips and frames
+    frame_rate: float | None = None  # 1/s at most, of clips and frames
+    embed: bool = False  # of files: their bytes too
+    time_limit: float = 600.0  # s per video
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scanned:
-    video: LabeledVideo
-    info: VideoInfo | None  # None: rejected
+    """What is known of one video after its scan; `stored` is None when it was refused, and `reason` says why."""
+
+    key: str
+    video_id: str
     reason: str = ""
-    jpegs: tuple[bytes, ...] = ()
+    source: VideoInfo | None = None
+    stored: VideoInfo | None = None
+    num_bytes: int = 0  # of the source
+    stored_bytes: int = 0
+    digest: str = ""  # of the source's bytes
+    brightness: float | None = None  # mean luma, 0 to 255
+    decode_seconds: float = 0.0  # CPU time to decode the source once
 
 
-def scan_videos(videos: list[LabeledVideo], num_proc: int, short_side: int | None) -> Iterator[Scanned]:
-    """Yields each video's result in order. With `short_side` (px) its frames come as JPEG bytes.
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What the store keeps: `frames` JPEGs, or a `video`'s bytes, or neither; and the fingerprint."""
 
-    Decoding runs in worker processes, so that a file that kills the decoder (out of memory, a bug in a codec) costs
-    itself and not the run: it is tried once more alone, and rejected when its process dies again.
-    """
-    window = 8 * num_proc  # bounds what waits in memory
-    for start in range(0, len(videos), window):
-        if start == 0:
-            pool = _new_pool(num_proc)
-        batch = videos[start : start + window]
-        futures = [pool.submit(_scan_one, video.path, short_side) for video in batch]
-        died = False
-        for video, future in zip(batch, futures):
-            try:
-                yield _result(video, future)
-            except BrokenProcessPool:
-                died = True
-                yield _scan_alone(video, short_side)
-        if died:
-            pool.shutdown()
-            pool = _new_pool(num_proc)
-    pool.shutdown()
+    fingerprint: bytes = b""
+    frames: list[bytes] | None = None
+    video: bytes | None = None
 
 
-def _new_pool(num_proc: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: a fork of a process with threads (progress bars, Arrow) may hang.
-    return ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for its next video for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
-
-
-def _scan_one(path: Path, short_side: int | None) -> tuple[VideoInfo, list[bytes]]:
-    if short_side is None:
-        return probe(path), []
-    return probe_and_encode(path, short_side)
-
-
-def _result(video: LabeledVideo, future: Future[tuple[VideoInfo, list[bytes]]]) -> Scanned:
+def video_key(video: LabeledVideo) -> tuple[str, int]:
+    """A name for a video's content without reading it (where it lies, its size and times, the span), and its bytes."""
+    facts: list[object] = [os.path.abspath(video.path), repr(video.span)]
+    num_bytes = 0
     try:
-        info, jpegs = future.result()
+        statuses = [(video.path, os.stat(video.path))]
+        if stat.S_ISDIR(statuses[0][1].st_mode):
+            statuses = [(path, os.stat(path)) for path in frame_paths(video.path)]
+        for path, status in statuses:
+            facts.append((path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+            num_bytes += status.st_size
+    except (OSError, ValueError, VideoError) as error:  # the scan will say so
+        facts.append(str(error))
+    return hashlib.blake2b(repr(facts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(), num_bytes
+
+
+def scan_video(video: LabeledVideo, key: str, storing: Storing) -> tuple[Scanned, Pictures]:
+    """Never raises for what a file holds: a video that cannot be used is refused with a reason."""
+    try:
+        return _scan(video, key, storing)
     except VideoError as error:
-        return Scanned(video, None, str(error))
-    except BrokenProcessPool:
-        raise
+        reason = str(error)
+    except MemoryError:
+        reason = f"needs more than {MAX_WORKER_BYTES >> 30} GB of memory to decode"
     except Exception as error:  # an untrusted file met a case unknown to us: it is refused, and named
-        return Scanned(video, None, f"cannot be decoded: {type(error).__name__}: {error}")
-    return Scanned(video, info, jpegs=tuple(jpegs))
+        reason = f"cannot be decoded: {type(error).__name__}: {error}"
+    return Scanned(key, video.video_id, reason), Pictures()
 
 
-def _scan_alone(video: LabeledVideo, short_side: int | None) -> Scanned:
-    with _new_pool(1) as pool:
-        try:
-            return _result(video, pool.submit(_scan_one, video.path, short_side))
-        except BrokenProcessPool:
-            return Scanned(video, None, "decoding it killed its process (out of memory, or a fault in the decoder)")
+def _scan(video: LabeledVideo, key: str, storing: Storing) -> tuple[Scanned, Pictures]:
+    fingerprint = Fingerprint()
+    brightness: list[float] = []
+    decode_seconds = 0.0
+    with open_video(video.path, storing.time_limit) as opened:
+        measure, pictures = Measure(opened), _keeper(storing, opened.fps)
+        frames = frames_of_span(opened, video.span)
+        while True:
+            before = time.thread_time()
+            frame = next(frames, None)
+            decode_seconds += time.thread_time() - before
+            if frame is None:
+                break
+            measure.add(frame)
+            seconds = _seconds(frame, opened.fps)
+            if fingerprint.wants(seconds):
+                gray = frame.gray(SIZE)
+                fingerprint.add(gray, seconds)
+                brightness.append(float(gray.mean()))
+            pictures.add(frame, seconds)
+        source = measure.info()
+    digest, num_bytes = _digest(video.path)
+    stored = pictures.info(source)
+    kept = pictures.close(fingerprint.to_bytes(), video.path)
+    scanned = Scanned(
+        key,
+        video.video_id,
+        source=source,
+        stored=stored,
+        num_bytes=num_bytes,
+        stored_bytes=sum(map(len, kept.frames or ())) + len(kept.video or b""),
+        digest=digest if video.span is None else f"{digest} {video.span}",
+        brightness=float(np.mean(brightness)) if brightness else None,
+        decode_seconds=decode_seconds,
+    )
+    return scanned, kept
+
+
+def _seconds(frame: Frame | Picture, fps: float | None) -> float:
+    return frame.index / (fps or _UNKNOWN_FRAME_RATE) if frame.seconds is None else frame.seconds
+
+
+class _Files:
+    """Keeps the video as it is: by path, or its bytes too."""
+
+    def __init__(self, embed: bool):
+        self.embed = embed
+
+    def add(self, frame: Frame | Picture, seconds: float) -> None:
+        pass
+
+    def info(self, source: VideoInfo) -> VideoInfo:
+        return source
+
+    def close(self, fingerprint: bytes, path: Path) -> Pictures:
+        if not self.embed:
+            return Pictures(fingerprint)
+        if path.is_dir():
+            raise VideoError("is a folder of frames, which has no bytes to embed: use --store clips or frames")
+        if path.stat().st_size > MAX_STORED_BYTES:
+            raise VideoError(f"is larger than {MAX_STORED_BYTES >> 30} GB, too large to embed: use --store clips")
+        return Pictures(fingerprint, video=path.read_bytes())
+
+
+class _Frames:
+    """Keeps frames as JPEGs or as an H.264 clip: shrunk, and not more per second than asked for."""
+
+    def __init__(self, storing: Storing, fps: float | None):
+        self.storing, self.fps = storing, fps
+        self.size = (0, 0)
+        self.jpegs: list[bytes] = []
+        self.clip: ClipWriter | None = None
+        self.num_bytes = self.num_frames = 0
+        self.first = 0.0
+
+    def add(self, frame: Frame | Picture, seconds: float) -> None:
+        if self.num_frames == 0:
+            self.size, self.first = shrunk(frame.size, self.storing.short_side), seconds
+            if self.storing.store == "clips":
+                self.size = even(self.size)
+                self.clip = ClipWriter(self.size, min(filter(None, (self.fps, self.storing.frame_rate)), default=None))
+        rate = self.storing.frame_rate
+        # A hair's breadth, so that 30 frames per second at a cap of 15 are every second one in spite of rounding.
+        if rate is not None and seconds - self.first < self.num_frames / rate - 1e-3:
+            return
+        self.num_frames += 1
+        picture = frame.rgb(self.size)
+        if self.clip is not None:
+            self.clip.add(picture, seconds - self.first)
+            return
+        self.jpegs.append(encode_jpeg(picture))
+        self.num_bytes += len(self.jpegs[-1])
+        if self.num_bytes > MAX_STORED_BYTES:
+            raise VideoError("is too long to store its frames: cut it, cap --frame_rate, or use --store files")
+
+    def info(self, source: VideoInfo) -> VideoInfo:
+        fps = source.fps and source.fps * self.num_frames / source.num_frames
+        codec = "h264" if self.clip is not None else "mjpeg"
+        return VideoInfo(self.num_frames, fps, source.duration, *self.size, source.num_bad_packets, codec)
+
+    def close(self, fingerprint: bytes, path: Path) -> Pictures:
+        if self.clip is not None:
+            return Pictures(fingerprint, video=self.clip.close())
+        return Pictures(fingerprint, frames=self.jpegs)
+
+
+def _keeper(storing: Storing, fps: float | None) -> _Files | _Frames:
+    return _Files(storing.embed) if storing.store == "files" else _Frames(storing, fps)
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    """A digest of the file's bytes (of all its frames, for a folder), and how many they are."""
+    digest, num_bytes = hashlib.blake2b(digest_size=16), 0
+    for part in frame_paths(path) if path.is_dir() else [path]:
+        for block in _blocks(part):
+            digest.update(block)
+            num_bytes += len(block)
+    return digest.hexdigest(), num_bytes
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            yield block

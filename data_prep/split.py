@@ -1,16 +1,36 @@
-"""Groups -> splits: stratified by class, deterministic in the seed, no group in two splits."""
+"""Groups -> splits: by class, deterministic in the seed, stable when videos are added, no group in two splits."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 from data_prep.errors import UserError
-from data_prep.layouts import LabeledVideo
 from data_prep.schema import SPLITS
 
 DEFAULT_SPLITS = (0.8, 0.1, 0.1)
+_GOLDEN_SECTION = 0x9E3779B97F4A7C15  # (sqrt(5) - 1) / 2 of 2**64
+_LAST_NUMBER = re.compile(r"(.*?)(\d{1,18})(\D*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A video as the split sees it."""
+
+    video_id: str
+    labels: tuple[str, ...]
+    group: str | None = None
+    split: str | None = None  # where it came with one
+
+    @property
+    def group_name(self) -> str:
+        """The video's group; a video without one is a group of its own."""
+        return self.group if self.group is not None else self.video_id
 
 
 def check_fractions(fractions: Sequence[float]) -> None:
@@ -22,26 +42,46 @@ def check_fractions(fractions: Sequence[float]) -> None:
         )
 
 
-def group_of(video: LabeledVideo) -> str:
-    """The video's group; a video without one is a group of its own."""
-    return video.group if video.group is not None else video.video_id
+def split_videos(
+    videos: Sequence[Member], fractions: Sequence[float], seed: int, earlier: Mapping[str, str] | None = None
+) -> list[str]:
+    """The split of each video, when none came with them.
 
-
-def split_videos(videos: list[LabeledVideo], fractions: Sequence[float], seed: int, keep_small: bool) -> list[str]:
-    """The split of each video, when none came with them: whole groups dealt out, class by class.
-
-    A class with fewer groups than splits is a `UserError`, or stays whole in train when `keep_small`.
+    `earlier` are splits that videos have in another dataset, by `video_id`: they and their groups keep them.
+    A class with fewer groups than splits stays in train. Raises `UserError` where that leaves a split empty.
     """
     check_fractions(fractions)
     shares = {split: fraction for split, fraction in zip(SPLITS, fractions) if fraction > 0}
-    return _deal(videos, shares, seed, keep_small)
+    dealt = _deal(videos, shares, seed, earlier or {})
+    _check_filled(videos, dealt, list(shares))
+    return dealt
 
 
-def given_splits(
-    videos: list[LabeledVideo], validation_from_train: float | None, seed: int, keep_small: bool
-) -> list[str]:
+def fold_videos(videos: Sequence[Member], num_folds: int, seed: int) -> list[int]:
+    """The fold of each video, 0 to `num_folds` - 1, for cross-validation: folds of a class differ by one group.
+
+    A group of several classes counts for the rarest. Raises `UserError` for an empty fold.
+    """
+    labels_of = _labels_of_groups(videos)
+    groups_of = _groups_of_labels(labels_of)
+    fold_of: dict[str, int] = {}
+    sizes: Counter[int] = Counter()
+    for label in sorted(groups_of, key=lambda label: (len(groups_of[label]), label)):
+        held = Counter(fold_of[group] for group in groups_of[label] if group in fold_of)
+        for group in sorted(groups_of[label], key=lambda group: _position(seed, group)):
+            if group not in fold_of:
+                fold = min(range(num_folds), key=lambda fold: (held[fold], sizes[fold], fold))
+                fold_of[group] = fold
+                held[fold] += 1
+                sizes[fold] += 1
+    folds = [fold_of[video.group_name] for video in videos]
+    if len(fold_of) < num_folds:
+        raise UserError(f"--folds {num_folds}: there are only {len(fold_of)} videos (or groups). Make fewer folds.")
+    return folds
+
+
+def given_splits(videos: Sequence[Member], validation_from_train: float | None, seed: int) -> list[str]:
     """The splits that came with the videos, as they are; on request a share of train becomes validation."""
-    _check_given(videos)
     splits = [str(video.split) for video in videos]
     if validation_from_train is None:
         return splits
@@ -51,84 +91,125 @@ def given_splits(
         raise UserError("--validation_from_train: expected a train split, and a share between 0 and 1.")
     train = [i for i, split in enumerate(splits) if split == "train"]
     shares = {"train": 1 - validation_from_train, "validation": validation_from_train}
-    for i, split in zip(train, _deal([videos[i] for i in train], shares, seed, keep_small)):
+    dealt = _deal([videos[i] for i in train], shares, seed, {})
+    _check_filled([videos[i] for i in train], dealt, list(shares))
+    for i, split in zip(train, dealt):
         splits[i] = split
     return splits
 
 
-def _deal(videos: list[LabeledVideo], shares: dict[str, float], seed: int, keep_small: bool) -> list[str]:
-    """Whole groups dealt to the splits by their shares, stratified: each split gets at least one group of each class.
+def small_classes(videos: Sequence[Member], num_splits: int) -> list[str]:
+    """Classes with fewer groups than splits, in order: they stay in train."""
+    groups = _groups_of_labels(_labels_of_groups(videos))
+    return sorted(label for label, names in groups.items() if len(names) < num_splits)
 
-    A group belongs to the rarest of its classes; the groups of a class are ordered by a hash of (seed, group).
+
+def groups_across(videos: Sequence[Member], splits: Sequence[str]) -> dict[str, list[str]]:
+    """Groups whose videos lie in several splits, with these splits: given splits that leak."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for video, split in zip(videos, splits):
+        if video.group is not None:
+            found[video.group].add(split)
+    return {group: sorted(names) for group, names in sorted(found.items()) if len(names) > 1}
+
+
+def _deal(
+    videos: Sequence[Member], shares: Mapping[str, float], seed: int, earlier: Mapping[str, str]
+) -> list[str]:
+    """Whole groups dealt to the splits by (seed, group) alone, so that no other video changes the split of one.
+
+    Then each class that has a group for each split gets one in each: the group that lies nearest to the part of the
+    split that lacks it moves there. That is the only way in which one more video can move another, and only while
+    its class is so small that a split would be empty without it.
     """
     labels_of = _labels_of_groups(videos)
-    num_groups = Counter(label for labels in labels_of.values() for label in labels)
-    strata = _strata(labels_of, num_groups)
-    split_of_group: dict[str, str] = {}
-    # Classes whose groups mostly belong to rarer classes come last, and fill what those left open.
-    for label, groups in sorted(strata.items(), key=lambda item: (len(item[1]) < len(shares), item[0])):
-        groups.sort(key=lambda group: hashlib.sha256(f"{seed}/{group}".encode("utf-8", "surrogatepass")).digest())
-        if num_groups[label] < len(shares):
-            if not keep_small:
-                raise UserError(_too_small(label, num_groups[label], list(shares), videos))
-            split_of_group.update(dict.fromkeys(groups, "train"))
-        elif len(groups) >= len(shares):
-            counts = _counts(len(groups), list(shares.values()))
-            split_of_group.update(zip(groups, [split for split, count in zip(shares, counts) for _ in range(count)]))
-        else:
-            for group in groups:
-                present = {split for other, split in split_of_group.items() if label in labels_of[other]}
-                split_of_group[group] = next((split for split in shares if split not in present), "train")
-    return [split_of_group[group_of(video)] for video in videos]
+    groups_of = _groups_of_labels(labels_of)
+    where = {group: _position(seed, group) for group in labels_of}
+    kept = {video.group_name: earlier[video.video_id] for video in reversed(videos) if video.video_id in earlier}
+    kept = {group: split for group, split in kept.items() if split in shares}
+    split_of = {group: kept.get(group) or _by_share(where[group], shares) for group in labels_of}
+    for groups in groups_of.values():
+        if len(groups) < len(shares):
+            split_of.update({group: next(iter(shares)) for group in groups if group not in kept})
+    for label in sorted(groups_of, key=lambda label: (len(groups_of[label]), label)):
+        if len(groups_of[label]) >= len(shares):
+            for split in shares:
+                _fill(label, split, split_of, labels_of, groups_of, where, kept, shares)
+    return [split_of[video.group_name] for video in videos]
 
 
-def _labels_of_groups(videos: list[LabeledVideo]) -> dict[str, set[str]]:
+def _fill(
+    label: str,
+    split: str,
+    split_of: dict[str, str],
+    labels_of: Mapping[str, set[str]],
+    groups_of: Mapping[str, list[str]],
+    where: Mapping[str, float],
+    kept: Mapping[str, str],
+    shares: Mapping[str, float],
+) -> None:
+    """Moves the nearest group of `label` into `split` if it has none there and nobody else misses it."""
+    if any(split_of[group] == split for group in groups_of[label]):
+        return
+
+    def is_spare(group: str) -> bool:
+        return group not in kept and all(
+            any(split_of[other] == split_of[group] for other in groups_of[name] if other != group)
+            for name in labels_of[group]
+            if len(groups_of[name]) >= len(shares)
+        )
+
+    spare = [group for group in groups_of[label] if is_spare(group)]
+    if spare:
+        start = _starts(shares)[split]
+        end = start + shares[split]
+        nearest = min(spare, key=lambda group: (max(start - where[group], where[group] - end), group))
+        split_of[nearest] = split
+
+
+def _position(seed: int, group: str) -> float:
+    """A number in [0, 1) that only the seed and the group's name decide.
+
+    Most collections number their videos (or groups). The last number n of the name counts as n golden sections from a
+    place that the rest of the name decides: consecutive numbers then fill [0, 1) as evenly as any sequence does (Knuth,
+    The Art of Computer Programming 3, section 6.4), so that each split gets its share to within a video or two.
+    """
+    match = _LAST_NUMBER.fullmatch(os.path.splitext(group)[0])
+    before, number, after = match.groups() if match else (group, "0", "")
+    digest = hashlib.sha256(f"{seed}/{before}/{after}".encode("utf-8", "surrogatepass")).digest()
+    start = int.from_bytes(digest[:8], "big")
+    return ((start + int(number) * _GOLDEN_SECTION) % (1 << 64)) / (1 << 64)
+
+
+def _starts(shares: Mapping[str, float]) -> dict[str, float]:
+    return dict(zip(shares, accumulate([0.0, *shares.values()])))
+
+
+def _by_share(position: float, shares: Mapping[str, float]) -> str:
+    return [split for split, start in _starts(shares).items() if position >= start][-1]
+
+
+def _labels_of_groups(videos: Sequence[Member]) -> dict[str, set[str]]:
     labels_of: dict[str, set[str]] = defaultdict(set)
     for video in videos:
-        labels_of[group_of(video)].add(video.label)
+        labels_of[video.group_name].update(video.labels)
     return labels_of
 
 
-def _strata(labels_of: dict[str, set[str]], num_groups: Counter[str]) -> dict[str, list[str]]:
-    """{class: its groups}; a group that holds several classes counts for the rarest (in groups), ties by name."""
-    strata: dict[str, list[str]] = defaultdict(list)
+def _groups_of_labels(labels_of: Mapping[str, set[str]]) -> dict[str, list[str]]:
+    groups_of: dict[str, list[str]] = defaultdict(list)
     for group, labels in labels_of.items():
-        strata[min(labels, key=lambda label: (num_groups[label], label))].append(group)
-    return strata
+        for label in labels:
+            groups_of[label].append(group)
+    return groups_of
 
 
-def _counts(total: int, fractions: list[float]) -> list[int]:
-    """`total` things dealt by `fractions`, each at least 1, the rest by largest remainder.
-
-    _counts(10, [0.8, 0.1, 0.1]) == [8, 1, 1]
-    """
-    spare = total - len(fractions)
-    exact = [max(0.0, total * fraction - 1) for fraction in fractions]
-    scale = spare / sum(exact) if sum(exact) else 0.0
-    counts = [int(value * scale) for value in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i] * scale)
-    for i in by_remainder[: spare - sum(counts)]:
-        counts[i] += 1
-    return [count + 1 for count in counts]
-
-
-def _too_small(label: str, num_groups: int, used: list[str], videos: list[LabeledVideo]) -> str:
-    what = "video" if all(video.group is None for video in videos) else "group"
-    return (
-        f"class {label!r} has {num_groups} {what}{'s' if num_groups > 1 else ''}, fewer than the {len(used)} splits "
-        f"{', '.join(used)}. Add videos, remove the class, make fewer splits (--splits 0.8 0.2 0), "
-        "or pass --keep_small_classes to leave such classes whole in train."
-    )
-
-
-def _check_given(videos: list[LabeledVideo]) -> None:
-    splits_of: dict[str, set[str]] = defaultdict(set)
-    for video in videos:
-        if video.group is not None:
-            splits_of[video.group].add(str(video.split))
-    leaks = sorted(group for group, splits in splits_of.items() if len(splits) > 1)
-    if leaks:
+def _check_filled(videos: Sequence[Member], dealt: Sequence[str], splits: Sequence[str]) -> None:
+    empty = [split for split in splits if split not in dealt]
+    if empty:
+        most = Counter(label for labels in _labels_of_groups(videos).values() for label in labels).most_common(1)
+        what = "videos" if all(video.group is None for video in videos) else "groups"
         raise UserError(
-            f"group {leaks[0]!r} lies in the given splits {', '.join(sorted(splits_of[leaks[0]]))} ({len(leaks)} such "
-            "groups): videos of one group must be in one split. Correct the splits or the groups."
+            f"nothing is left for {', '.join(empty)}: the largest class has {most[0][1] if most else 0} {what}, and a class with fewer "
+            f"than {len(splits)} stays whole. Add videos, or make fewer splits (--splits 0.8 0.2 0, or 1 0 0)."
         )

@@ -1,4 +1,4 @@
-"""Scanned videos -> a `DatasetDict` on disk, whole or not at all."""
+"""Scanned videos -> the dataset: a `DatasetDict` on disk, or Parquet files at any fsspec URL."""
 
 from __future__ import annotations
 
@@ -6,28 +6,44 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Value
-from datasets.exceptions import DatasetGenerationError
+import datasets
+import fsspec
+import pyarrow as pa
+from datasets import DatasetInfo, Features
 
 from data_prep.errors import UserError
-from data_prep.layouts import Found
+from data_prep.labeled import Found
 from data_prep.scan import Scanned
-from data_prep.schema import SPLITS, STORE_COLUMN, Store, dataset_features
-from data_prep.split import group_of
-from data_prep.video import VideoInfo
+from data_prep.schema import SPLITS, STORE_COLUMN, Store
+from data_prep.shards import Place, Rows, parquet_file
 
 SUMMARY = "summary.json"
 REJECTED = "rejected.csv"
+SCANNED = "scan.parquet"
+PAGE = "report.html"
+PICTURES = "report"
+CARD = "README.md"
+
+_FILE_BYTES = 500 << 20  # of one data file, as `datasets` makes them
 
 
-def check_output(directory: Path, source: Path, overwrite: bool) -> None:
-    """Raises `UserError` where writing `directory` would destroy something that is not a dataset of ours."""
-    directory, source = directory.resolve(), source.resolve()
+def is_url(directory: str) -> bool:
+    """Whether this is no local path but an fsspec URL as s3://bucket/name."""
+    return "://" in directory
+
+
+def check_output(dataset: str, source: Path, overwrite: bool) -> None:
+    """Raises `UserError` where writing `dataset` would destroy something that is not a dataset of ours."""
+    if is_url(dataset):
+        _check_url(dataset, overwrite)
+        return
+    directory, source = Path(dataset).resolve(), source.resolve()
     if "::" in str(directory) or "://" in str(directory) or not _is_utf8(str(directory)):
         raise UserError(f"DATASET {directory}: a name with '::' or '://', or that is not UTF-8, cannot be written.")
     if directory == source or directory in source.parents or source in directory.parents:
@@ -36,23 +52,38 @@ def check_output(directory: Path, source: Path, overwrite: bool) -> None:
         return
     if directory.is_dir() and not any(directory.iterdir()):
         return
-    if not _is_ours(directory):
+    if not is_ours(directory):
         raise UserError(f"{directory} exists and was not written by data_prep: choose another directory.")
     if not overwrite:
         raise UserError(f"{directory} exists: choose another directory, or pass --overwrite.")
 
 
-def check_no_videos_inside(directory: Path, found: Found) -> None:
-    """Raises `UserError` where a video that is to be read lies in `directory`, also through a link."""
-    directory = directory.resolve()
+def _check_url(url: str, overwrite: bool) -> None:
+    try:
+        files, path = fsspec.url_to_fs(url)
+        exists = files.exists(f"{path}/{SUMMARY}")
+        others = not exists and files.exists(path) and any(not name.endswith("/_work") for name in files.ls(path, False))
+    except (ImportError, ValueError) as error:  # no such protocol, or its package is not installed
+        raise UserError(f"DATASET {url}: {error}.") from error
+    if others:
+        raise UserError(f"{url} holds other files: choose another place.")
+    if exists and not overwrite:
+        raise UserError(f"{url} exists: choose another place, or pass --overwrite.")
+
+
+def check_no_videos_inside(dataset: str, found: Found) -> None:
+    """Raises `UserError` where a video that is to be read lies in `dataset`, also through a link."""
+    if is_url(dataset):
+        return
+    inside = os.path.join(os.path.realpath(dataset), "")
     for video in found.videos:
-        if directory in video.path.resolve().parents:
-            raise UserError(f"video {video.video_id} lies in DATASET {directory}: write DATASET somewhere else.")
+        if os.path.realpath(video.path).startswith(inside):
+            raise UserError(f"video {video.video_id} lies in DATASET {dataset}: write DATASET somewhere else.")
 
 
-def _is_ours(directory: Path) -> bool:
+def is_ours(directory: Path) -> bool:
     """Whether `data_prep` wrote all that lies in `directory`."""
-    ours = {*SPLITS, "dataset_dict.json", SUMMARY, REJECTED}
+    ours = {*SPLITS, "dataset_dict.json", SUMMARY, REJECTED, SCANNED, PAGE, PICTURES}
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     return {"dataset_dict.json", SUMMARY, REJECTED} <= names <= ours
 
@@ -65,116 +96,179 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
+def put_in_place(filled: Path, directory: Path) -> None:
+    """`filled` becomes `directory`, and takes the place of what `check_output` let pass; whole, or not at all."""
+    directory = directory.resolve()
+    aside = filled.with_name("old")
+    shutil.rmtree(aside, ignore_errors=True)
+    existed = directory.exists()
+    if existed and any(directory.iterdir()) and not is_ours(directory):
+        raise UserError(f"{directory} appeared while it was being written: choose another directory.")
+    if existed:
+        os.rename(directory, aside)
+    try:
+        os.rename(filled, directory)
+    except BaseException:
+        if existed:
+            os.rename(aside, directory)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A video of the dataset: where its pictures lie (None: by path), and the cells beside them."""
+
+    place: Place | None
+    cells: dict[str, Any]
+    num_bytes: int
+
+
+def make_row(scanned: Scanned, path: Path, cells: dict[str, Any], place: Place | None) -> Row:
+    """`cells` holds label or labels, group, and what else the layout gives."""
+    info = scanned.stored
+    if info is None:
+        raise ValueError(f"{scanned.video_id} was refused, so it has no row")
+    measured = {name: getattr(info, name) for name in ("num_frames", "fps", "duration", "height", "width")}
+    cells = {"video_id": scanned.video_id, "path": str(path), **cells, **measured}
+    return Row(place, cells, scanned.stored_bytes)
+
+
+def write_dataset(
+    directory: Path, features: Features, store: Store, rows_of_split: dict[str, list[Row]]
+) -> dict[str, list[tuple[str, int]]]:
+    """A directory that `datasets.load_from_disk` opens. Returns where the rows went: by split, (file, row number).
+
+    The files are written here and not by `save_to_disk`, which would copy the bytes behind every `Video` cell into
+    the dataset and write stored pictures twice; the format is that of datasets 5.2 (arrow_dataset.py, save_to_disk).
+    """
+    for split, rows in rows_of_split.items():
+        folder = directory / split
+        folder.mkdir(parents=True)
+        names = []
+        for number, part in enumerate(parts_of(rows)):
+            names.append(f"data-{number:05d}.arrow")
+            _write_arrow(folder / names[-1], features, full_rows(part, store))
+        state = {name: None for name in ("_format_columns", "_format_type")} | {
+            "_data_files": [{"filename": name} for name in names],
+            "_fingerprint": f"data_prep-{split}",
+            "_format_kwargs": {},
+            "_output_all_columns": False,
+            "_split": split,
+        }
+        write_json(folder / "state.json", state)
+        DatasetInfo(features=features).write_to_directory(str(folder), pretty_print=True)
+    write_json(directory / "dataset_dict.json", {"splits": list(rows_of_split)})
+    return {split: [(split, row) for row in range(len(rows))] for split, rows in rows_of_split.items()}
+
+
+def write_parquet(
+    directory: str,
+    features: Features,
+    store: Store,
+    rows_of_split: dict[str, list[Row]],
+    run: Callable[[list[tuple[Any, ...]]], None],
+) -> dict[str, list[tuple[str, int]]]:
+    """Parquet files `data/<split>-*.parquet` at a fsspec URL, one call of `write_parquet_file` each, done by `run`."""
+    calls = []
+    where: dict[str, list[tuple[str, int]]] = {}
+    for split, rows in rows_of_split.items():
+        parts = list(parts_of(rows))
+        where[split] = []
+        for number, part in enumerate(parts):
+            name = f"data/{split}-{number:05d}-of-{len(parts):05d}.parquet"
+            calls.append((f"{directory}/{name}", features, store, part))
+            where[split] += [(name, row) for row in range(len(part))]
+    run(calls)
+    return where
+
+
+def write_parquet_file(path: str, features: Features, store: Store, rows: list[Row]) -> None:
+    """One data file, whole or not at all."""
+    with parquet_file(path, features.arrow_schema) as write:
+        for row, cells in zip(rows, full_rows(rows, store)):
+            write(features.encode_example(cells), row.num_bytes)
+
+
+def parts_of(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Rows of one data file after the other."""
+    part: list[Row] = []
+    num_bytes = 0
+    for row in rows:
+        if part and num_bytes + row.num_bytes > _FILE_BYTES:
+            yield part
+            part, num_bytes = [], 0
+        part.append(row)
+        num_bytes += row.num_bytes
+    yield part
+
+
+def full_rows(rows: Iterable[Row], store: Store) -> Iterator[dict[str, Any]]:
+    """Each row's cells with its pictures."""
+    column = STORE_COLUMN[store]
+    pictures = Rows([column])
+    try:
+        for row in rows:
+            cells = dict(row.cells)
+            path = cells.pop("path")
+            read = pictures.read(row.place)[column] if row.place is not None else None
+            if store == "frames":
+                cells[column] = read
+            else:
+                # Beside bytes only a name: the path of a machine is nobody's business, and would win over the bytes.
+                name = path if read is None else f"{Path(path).stem}.mp4" if store == "clips" else Path(path).name
+                cells[column] = {"bytes": read["bytes"] if isinstance(read, dict) else read, "path": name}
+            yield cells
+    finally:
+        pictures.close()
+
+
+def _write_arrow(path: Path, features: Features, rows: Iterator[dict[str, Any]]) -> None:
+    schema = features.arrow_schema
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+        batch: list[dict[str, Any]] = []
+        for cells in rows:
+            batch.append(features.encode_example(cells))
+            # One row of pictures at a time: a batch of them would soon pass Arrow's 2 GiB.
+            if len(batch) == 1000 or "frames" in cells or cells["video"]["bytes"] is not None:
+                stream.write_table(pa.Table.from_pylist(batch, schema=schema))
+                batch.clear()
+        if batch:
+            stream.write_table(pa.Table.from_pylist(batch, schema=schema))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes a value to a path or URL; texts that are not UTF-8 with backslashes."""
+    with fsspec.open(str(path), "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
 @contextmanager
 def whole_directory(directory: Path) -> Iterator[Path]:
     """A folder to fill; it becomes `directory` when the block ends well, and vanishes when it does not."""
     directory = directory.resolve()
     directory.parent.mkdir(parents=True, exist_ok=True)
-    existed = directory.exists()
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         filled = staging / "new"
         filled.mkdir()
         yield filled
-        if existed:
-            os.rename(directory, staging / "old")
-        elif directory.exists() and any(directory.iterdir()):
-            raise UserError(f"{directory} appeared while it was being written: choose another directory.")
-        try:
-            os.rename(filled, directory)
-        except BaseException:
-            if existed:
-                os.rename(staging / "old", directory)
-            raise
+        os.rename(filled, directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-class NothingUsable(Exception):
-    """Every video was rejected."""
-
-
-def stage_rows(scanned: Callable[[], Iterator[Scanned]], labels: list[str], store: Store, folder: Path) -> Dataset:
-    """Every usable video as one row, in order; with frames, in an Arrow file under `folder`."""
-    features = _by_path(dataset_features(labels, store))
-
-    def rows() -> Iterator[dict[str, Any]]:
-        num_rows = 0
-        for result in scanned():
-            if result.info is not None:
-                num_rows += 1
-                yield _row(result, result.info, store)
-        if num_rows == 0:
-            raise NothingUsable
-
-    # The fingerprint is given because the generator holds worker processes, which cannot be hashed.
-    # One row of frames at a time: a batch of them would soon pass Arrow's 2 GiB.
+def open_dataset(directory: Path) -> datasets.DatasetDict:
+    """A dataset that data_prep wrote. Raises `UserError` where it does not open."""
     try:
-        return Dataset.from_generator(
-            rows,
-            features=features,
-            cache_dir=str(folder),
-            fingerprint="staged",
-            writer_batch_size=1 if store == "frames" else 1000,
-            split="train",
-        )
-    except DatasetGenerationError as error:
-        raise error.__cause__ or error from None
+        return datasets.load_from_disk(str(directory))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory} does not open as a dataset ({error}): prepare it again.") from error
 
 
-def _row(result: Scanned, info: VideoInfo, store: Store) -> dict[str, Any]:
-    video = result.video
-    pictures: Any = list(result.jpegs) if store == "frames" else {"path": str(video.path.resolve()), "bytes": None}
+def earlier_splits(directory: Path) -> dict[str, str]:
+    """{video_id: split} of an earlier dataset."""
+    if not (directory / "dataset_dict.json").is_file():
+        raise UserError(f"--keep_splits {directory}: expected a dataset that data_prep wrote.")
     return {
-        "video_id": video.video_id,
-        "label": video.label,
-        "group": group_of(video),
-        STORE_COLUMN[store]: pictures,
-        "num_frames": info.num_frames,
-        "fps": info.fps,
-        "duration": info.duration,
-        "height": info.height,
-        "width": info.width,
+        video_id: split for split, rows in open_dataset(directory).items() for video_id in rows.select_columns("video_id")["video_id"]
     }
-
-
-def _by_path(features: Features) -> Features:
-    """`features` with a video stored as the plain (bytes, path) pair that it is."""
-    plain = features.copy()
-    if "video" in plain:
-        plain["video"] = {"bytes": Value("binary"), "path": Value("string")}
-    return plain
-
-
-def write_splits(rows: Dataset, split_of_row: list[str], labels: list[str], store: Store, directory: Path) -> None:
-    """Saves `rows` as a `DatasetDict` in `directory`. `labels` are the classes that still have videos."""
-    if rows.features["label"].names != labels:
-        rows = _relabelled(rows, labels)
-    splits = {}
-    for split in SPLITS:
-        indices = [i for i, name in enumerate(split_of_row) if name == split]
-        if indices:
-            splits[split] = rows.select(indices)
-    DatasetDict(splits).save_to_disk(str(directory))
-    # save_to_disk copies the file behind every `Video` cell into the dataset, a thousand at a time in memory. So the
-    # cells are saved as plain pairs, which have the same Arrow type, and named `Video` afterwards.
-    for split in splits:
-        info = DatasetInfo.from_directory(str(directory / split))
-        info.features = dataset_features(labels, store)
-        info.write_to_directory(str(directory / split), pretty_print=True)
-
-
-def _relabelled(rows: Dataset, labels: list[str]) -> Dataset:
-    names = rows.features["label"].names
-    features = rows.features.copy()
-    features["label"] = ClassLabel(names=labels)
-    return rows.map(
-        lambda batch: {"label": [labels.index(names[label]) for label in batch["label"]]},
-        batched=True,
-        batch_size=16,
-        features=features,
-    )
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")

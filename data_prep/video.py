@@ -2,7 +2,7 @@
 
 A file is untrusted. It is opened by absolute path, after `stat` says it is a regular file, with the demuxers and the
 protocol FFmpeg may use named: a playlist, a concat script or an SDP file named `.mp4` is refused, and no file can make
-FFmpeg read another file or open a connection.
+FFmpeg read another file or open a connection. A folder of numbered images is read like a video.
 
 Frames are counted and indexed in the order the decoder delivers them. Timestamps are not trusted for order: packed
 B-frames (most UCF101 clips) carry wrong ones on frames that come in the right order. Packets are decoded one by one
@@ -23,49 +23,30 @@ from typing import Any
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from PIL import Image
+
+from data_prep.images import FrameFolder, Picture
+from data_prep.labeled import Span
+from data_prep.limits import MAX_BAD_PACKETS, MAX_FRAMES, TIME_LIMIT_SECONDS, VideoError, check_size
 
 EXTENSIONS = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".avi",
-        ".mkv",
-        ".webm",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".mts",
-        ".3gp",
-        ".wmv",
-        ".flv",
-        ".ogv",
-        ".gif",
-    ]
+    ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .mts .3gp .wmv .flv .ogv .gif".split()
 )  # compared in lower case
 
 # Every demuxer that the extensions need, none that follows a reference to another file (hls, concat, sdp, image2).
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,gif,asf,flv,ogg"
 
-MAX_PIXELS = 8192 * 4352  # per frame; an 8K frame fits. A 200-byte GIF may claim 16000 x 16000 and cost 2 GB.
-MAX_FRAMES = 1_000_000  # 9 hours at 30 frames per second
-MAX_DECODE_SECONDS = 600.0
-MAX_STORED_BYTES = 1 << 30  # of one video's JPEGs; an Arrow cell ends at 2 GiB
-MAX_BAD_PACKETS = 0.2  # share of the packets
-JPEG_QUALITY = 90
+MAX_DURATION_SECONDS = 24 * 3600.0
+
+Source = str | os.PathLike[str] | bytes
 
 
-class VideoError(Exception):
-    """A video that cannot be used. The message is the reason, in words for `rejected.csv`."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What decoding the whole video measured.
+    """What decoding the whole video (or a span of it) measured.
 
     `fps` in 1/s and `duration` in s are None when the timestamps do not tell; `height` and `width` in px are of the
-    upright picture; `num_bad_packets` were left out because they did not decode.
+    upright picture; `num_bad_packets` were left out because they did not decode; `first_frame` is the index in the
+    file of a span's first frame.
     """
 
     num_frames: int
@@ -74,22 +55,64 @@ class VideoInfo:
     height: int
     width: int
     num_bad_packets: int = 0
+    codec: str = ""  # as FFmpeg calls it
+    first_frame: int = 0
 
 
-class _Decoder:
+class Frame:
+    """One decoded frame; `size` is (height, width) in px, upright; `seconds` since the first frame, where known."""
+
+    __slots__ = ("_converter", "_frame", "_mirrored", "_turns", "index", "seconds", "size")
+
+    def __init__(self, frame: Any, index: int, seconds: float | None, turns: int, mirrored: bool, converter: Any):
+        self._frame, self._turns, self._mirrored, self._converter = frame, turns, mirrored, converter
+        self.index, self.seconds = index, seconds
+        self.size = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+
+    def rgb(self, size: tuple[int, int]) -> np.ndarray:
+        """uint8 RGB `(height, width, 3)` at `size`, upright."""
+        height, width = size[::-1] if self._turns % 2 else size
+        converted = self._converter.reformat(self._frame, width=width, height=height, format="rgb24")
+        return self._upright(converted.to_ndarray())
+
+    def gray(self, side: int) -> np.ndarray:
+        """uint8 luma `(side, side)` of the whole picture, upright."""
+        converted = self._frame.reformat(width=side, height=side, format="gray", interpolation="AREA")
+        return self._upright(converted.to_ndarray())
+
+    def _upright(self, pixels: np.ndarray) -> np.ndarray:
+        # The container's rotation, which FFmpeg only reports.
+        return np.rot90(pixels[:, ::-1] if self._mirrored else pixels, self._turns)
+
+
+class VideoFile:
     """Frames of one opened video in delivery order, and the count of packets that did not decode."""
 
-    def __init__(self, container: Any, stream: Any):
+    def __init__(self, container: Any, stream: Any, time_limit: float):
         self.container, self.stream = container, stream
-        self.converter = VideoReformatter()  # one for all frames: a new one would set up its tables for each
         self.num_packets = self.num_bad_packets = 0
-        self.deadline = time.monotonic() + MAX_DECODE_SECONDS
+        self.time_limit, self.deadline = time_limit, time.monotonic() + time_limit
+        self.codec: str = stream.codec_context.name
+        claimed = stream.average_rate or stream.guessed_rate
+        self.fps = float(claimed) if claimed else None  # a claim; None where there is none
+        self.pts: list[int] = []  # of the frames so far
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Frame]:
+        converter = VideoReformatter()  # one for all frames: a new one would set up its tables for each
+        clock = _Clock(self.stream.time_base, self.fps)
+        turns, mirrored = 0, False
+        for index, frame in enumerate(self._frames()):
+            if index == 0:
+                turns, mirrored = _orientation(frame)
+            if frame.pts is not None:
+                self.pts.append(frame.pts)
+            yield Frame(frame, index, clock.seconds(frame.pts, index), turns, mirrored, converter)
+
+    def _frames(self) -> Iterator[Any]:
         for packet in self._packets():
             self.num_packets += 1
             if time.monotonic() > self.deadline:
-                raise VideoError(f"takes more than {MAX_DECODE_SECONDS:.0f} s to decode")
+                raise VideoError(f"takes more than {self.time_limit:g} s to decode")
             try:
                 frames = packet.decode()
             except (av.FFmpegError, ValueError):
@@ -97,7 +120,7 @@ class _Decoder:
                 continue
             for frame in frames:
                 # The size may change in mid-stream: each frame is checked, not only the header.
-                _check_size(frame.width, frame.height)
+                check_size(frame.width, frame.height)
                 yield frame
 
     def _packets(self) -> Iterator[Any]:
@@ -116,13 +139,29 @@ class _Decoder:
                 return
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise VideoError(f"frames of {width}x{height} pixels: more than {MAX_PIXELS} pixels are not opened")
+class _Clock:
+    """Seconds since the first frame: by timestamp while those increase, then by index and the claimed rate."""
+
+    def __init__(self, time_base: Any, fps: float | None):
+        self.time_base, self.fps = time_base, fps
+        self.first: int | None = None
+        self.last: int | None = None
+        self.trusted = bool(time_base)
+
+    def seconds(self, pts: int | None, index: int) -> float | None:
+        if self.trusted and pts is not None and (self.last is None or pts > self.last):
+            self.first, self.last = pts if self.first is None else self.first, pts
+            return float((pts - self.first) * self.time_base)
+        self.trusted = False
+        return index / self.fps if self.fps else None
 
 
 @contextmanager
-def _open(source: str | os.PathLike[str] | bytes) -> Iterator[_Decoder]:
+def open_video(source: Source, time_limit: float = TIME_LIMIT_SECONDS) -> Iterator[VideoFile | FrameFolder]:
+    """Opens a file, a file's bytes or a folder of images for one pass over its frames. Raises `VideoError`.
+
+    Reading ends with a `VideoError` when it takes more than `time_limit` seconds.
+    """
     if isinstance(source, bytes):
         file: Any = io.BytesIO(source)
     else:
@@ -130,8 +169,11 @@ def _open(source: str | os.PathLike[str] | bytes) -> Iterator[_Decoder]:
         file = os.path.abspath(source)
         try:
             mode = os.stat(file)
-        except OSError as error:
-            raise VideoError(f"cannot be read: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            raise VideoError(f"cannot be read: {_reason(error)}") from error
+        if stat.S_ISDIR(mode.st_mode):
+            yield FrameFolder(file)
+            return
         if not stat.S_ISREG(mode.st_mode):
             raise VideoError("is not a regular file")
         if mode.st_size == 0:
@@ -143,7 +185,7 @@ def _open(source: str | os.PathLike[str] | bytes) -> Iterator[_Decoder]:
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"cannot be opened as a video: {_reason(error)}") from error
     with container:
-        yield _Decoder(container, _best_stream(container))
+        yield VideoFile(container, _best_stream(container), time_limit)
 
 
 def _best_stream(container: Any) -> Any:
@@ -154,7 +196,7 @@ def _best_stream(container: Any) -> Any:
         raise VideoError("its video codec is unknown")
     if stream.disposition & av.stream.Disposition.attached_pic:
         raise VideoError("holds only a cover picture, no video")
-    _check_size(stream.codec_context.width, stream.codec_context.height)
+    check_size(stream.codec_context.width, stream.codec_context.height)
     # With threads, the outcome on damaged files depends on their number.
     stream.thread_type = "NONE"
     return stream
@@ -164,95 +206,101 @@ def _reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
-def _upright(decoder: _Decoder, frame: Any, height: int, width: int) -> np.ndarray:
-    """RGB, uint8, `(height, width, 3)`; the container's rotation applied, which FFmpeg only reports."""
-    turns = _quarter_turns(frame)
-    if turns % 2:
-        height, width = width, height
-    rgb = decoder.converter.reformat(frame, width=width, height=height, format="rgb24")
-    return np.rot90(rgb.to_ndarray(), turns)
+def _orientation(frame: Any) -> tuple[int, bool]:
+    """(quarter turns, whether to mirror left-right before them) that set the frame upright.
 
-
-def _quarter_turns(frame: Any) -> int:
-    # A display matrix of zeros comes as the smallest integer.
-    return round(frame.rotation / 90) % 4 if abs(frame.rotation) <= 360 else 0
-
-
-def _upright_size(frame: Any) -> tuple[int, int]:
-    size = (frame.height, frame.width)
-    return size[::-1] if _quarter_turns(frame) % 2 else size
-
-
-def probe(source: str | os.PathLike[str] | bytes) -> VideoInfo:
-    """Decodes the whole video once and says what is really there. Raises `VideoError`."""
-    info, _ = _scan(source, short_side=None)
-    return info
-
-
-def probe_and_encode(source: str | os.PathLike[str] | bytes, short_side: int) -> tuple[VideoInfo, list[bytes]]:
-    """`probe`, and every frame as JPEG bytes with its short side at most `short_side` px. Raises `VideoError`.
-
-    The info's height and width are those of the JPEGs.
+    From the display matrix, nine integers of which the first two columns are the linear part (ISO 14496-12, 8.3.2).
     """
-    return _scan(source, short_side)
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return 0, False
+    a, b, _, c, d = (float(value) for value in np.frombuffer(bytes(side_data), np.int32)[:5])
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b
+    if a == b == 0:  # a matrix of zeros says nothing
+        return 0, False
+    return round(-np.degrees(np.arctan2(b, a)) / 90) % 4, mirrored
 
 
-def _scan(source: str | os.PathLike[str] | bytes, short_side: int | None) -> tuple[VideoInfo, list[bytes]]:
-    pts: list[int] = []
-    jpegs: list[bytes] = []
-    num_frames, num_bytes, size = 0, 0, (0, 0)
-    with _open(source) as decoder:
-        for frame in decoder:
-            if num_frames == 0:
-                size = _shrunk(_upright_size(frame), short_side)
-            if num_frames == MAX_FRAMES:
-                raise VideoError(f"has more than {MAX_FRAMES} frames")
-            num_frames += 1
-            if frame.pts is not None:
-                pts.append(frame.pts)
-            if short_side is not None:
-                jpegs.append(encode_jpeg(_upright(decoder, frame, *size)))
-                num_bytes += len(jpegs[-1])
-                if num_bytes > MAX_STORED_BYTES:
-                    raise VideoError("is too long to store its frames: cut it, or use --store files")
-        _check_decoded(decoder, num_frames)
-        fps = _frame_rate(pts, num_frames, decoder.stream)
-    duration = num_frames / fps if fps else None
-    return VideoInfo(num_frames, fps, duration, *size, decoder.num_bad_packets), jpegs
+def frames_of_span(video: VideoFile | FrameFolder, span: Span | None) -> Iterator[Frame | Picture]:
+    """The frames of a span, or all. Raises `VideoError` for a span in seconds where frames have no times."""
+    for frame in video:
+        position = frame.index if span is None or span.unit == "frames" else frame.seconds
+        if position is None:
+            raise VideoError("its frames have no times: a part of it cannot be found by seconds")
+        if span is not None and position >= span.end:
+            return
+        if span is None or position >= span.start:
+            yield frame
 
 
-def _check_decoded(decoder: _Decoder, num_frames: int) -> None:
-    if num_frames == 0:
-        raise VideoError("no frame decodes")
-    if decoder.num_bad_packets > MAX_BAD_PACKETS * decoder.num_packets:
-        raise VideoError(f"is damaged: {decoder.num_bad_packets} of {decoder.num_packets} packets do not decode")
-    if num_frames == 1:
-        raise VideoError("has only one frame: it is a picture, not a video")
+class Measure:
+    """Adds up what the frames of one pass tell."""
+
+    def __init__(self, video: VideoFile | FrameFolder):
+        self.video = video
+        self.num_frames = self.first_frame = 0
+        self.size = (0, 0)
+
+    def add(self, frame: Frame | Picture) -> None:
+        if self.num_frames == 0:
+            self.size, self.first_frame = frame.size, frame.index
+            self._first_pts = max(0, len(getattr(self.video, "pts", ())) - 1)
+        if self.num_frames == MAX_FRAMES:
+            raise VideoError(f"has more than {MAX_FRAMES} frames")
+        self.num_frames += 1
+
+    def info(self) -> VideoInfo:
+        """What was measured. Raises `VideoError` where that is no usable video."""
+        if self.num_frames == 0:
+            raise VideoError("no frame decodes")
+        bad, packets = self.video.num_bad_packets, self.video.num_packets
+        if bad > MAX_BAD_PACKETS * packets:
+            raise VideoError(f"is damaged: {bad} of {packets} packets do not decode")
+        if self.num_frames == 1:
+            raise VideoError("has only one frame: it is a picture, not a video")
+        fps = self._frame_rate()
+        duration = self.num_frames / fps if fps else None
+        if duration is not None and duration > MAX_DURATION_SECONDS:
+            raise VideoError(f"lasts {duration / 3600:.0f} hours by its timestamps, more than 24")
+        return VideoInfo(self.num_frames, fps, duration, *self.size, bad, self.video.codec, self.first_frame)
+
+    def _frame_rate(self) -> float | None:
+        """Frames per second, 1/s: from the span of the timestamps, else what the container claims, else None.
+
+        The span is right for packed B-frames too, whose timestamps are a permutation of the right ones. It is wrong
+        where timestamps start again in mid-stream, and then they repeat.
+        """
+        if isinstance(self.video, FrameFolder):
+            return None
+        pts = self.video.pts[self._first_pts : self._first_pts + self.num_frames]
+        time_base = self.video.stream.time_base
+        if len(set(pts)) == self.num_frames and time_base:
+            span = float((max(pts) - min(pts)) * time_base)
+            if span > 0:
+                return (self.num_frames - 1) / span
+        return self.video.fps
 
 
-def _frame_rate(pts: list[int], num_frames: int, stream: Any) -> float | None:
-    """Frames per second, 1/s: from the span of the timestamps, else what the container claims, else None.
-
-    The span is right for packed B-frames too, whose timestamps are a permutation of the right ones. It is wrong where
-    timestamps start again in mid-stream, and then they repeat.
-    """
-    if len(set(pts)) == num_frames and stream.time_base:
-        span = float((max(pts) - min(pts)) * stream.time_base)
-        if span > 0:
-            return (num_frames - 1) / span
-    claimed = stream.average_rate or stream.guessed_rate
-    return float(claimed) if claimed else None
+def probe(source: Source, span: Span | None = None) -> VideoInfo:
+    """Decodes the whole video (or span) once and says what is really there. Raises `VideoError`."""
+    with open_video(source) as video:
+        measure = Measure(video)
+        for frame in frames_of_span(video, span):
+            measure.add(frame)
+        return measure.info()
 
 
-def _shrunk(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
-    """`(height, width)` with the short side at most `short_side`; never enlarged."""
-    if short_side is None or min(size) <= short_side:
+def shrunk(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """`(height, width)` with the short side at most `short_side` px; never enlarged."""
+    if min(size) <= short_side:
         return size
     height, width = (max(1, round(side * short_side / min(size))) for side in size)
     return height, width
 
 
-def read_frames(source: str | os.PathLike[str] | bytes, indices: Sequence[int]) -> np.ndarray:
+def read_frames(source: Source, indices: Sequence[int]) -> np.ndarray:
     """Frames at `indices` (any order, repeats allowed): uint8 RGB `(len(indices), height, width, 3)`, upright.
 
     Only wanted frames are converted, and decoding ends at the last of them. Where the size changes in mid-stream,
@@ -261,30 +309,13 @@ def read_frames(source: str | os.PathLike[str] | bytes, indices: Sequence[int]) 
     wanted, last = set(indices), max(indices)
     frames: dict[int, np.ndarray] = {}
     num_frames, size = 0, (0, 0)
-    with _open(source) as decoder:
-        for index, frame in enumerate(decoder):
-            num_frames = index + 1
-            if index == 0:
-                size = _upright_size(frame)
-            if index in wanted:
-                frames[index] = _upright(decoder, frame, *size)
-            if index == last:
+    with open_video(source) as video:
+        for frame in video:
+            num_frames = frame.index + 1
+            if frame.index == 0:
+                size = frame.size
+            if frame.index in wanted:
+                frames[frame.index] = frame.rgb(size)
+            if frame.index == last:
                 return np.stack([frames[i] for i in indices])
     raise VideoError(f"has {num_frames} frames, but frame {last} was asked for")
-
-
-def encode_jpeg(frame: np.ndarray) -> bytes:
-    """JPEG bytes of one uint8 RGB frame `(height, width, 3)`."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(frame)).save(buffer, format="JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
-
-
-def decode_jpeg(data: bytes) -> np.ndarray:
-    """One uint8 RGB frame `(height, width, 3)` from JPEG bytes. Raises `VideoError`."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            _check_size(*image.size)
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise VideoError(f"a stored frame is not a JPEG: {error}") from error

@@ -15,7 +15,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from data_prep.errors import UserError
-from data_prep.scan import available_cores
+from data_prep.workers import available_cores
 
 DEMO_RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 
@@ -24,7 +24,8 @@ DEMO_RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 class DataArguments:
     """What is trained on, and how a clip of it is augmented."""
 
-    dataset_name: str = field(default="", metadata={"help": "Directory written by data_prep, a folder of videos or a CSV (prepared first, and cached), or a Hub dataset id. Without it the embedded demonstration runs."})  # fmt: skip
+    dataset_name: str = field(default="", metadata={"help": "Directory or URL (s3://...) written by data_prep, a folder or list of videos (prepared first, and cached), or a Hub dataset id. Without it the embedded demonstration runs."})  # fmt: skip
+    test_fold: int | None = field(default=None, metadata={"help": "Of a dataset with folds (data_prep --folds): test on this one, validate on the next, train on the others."})  # fmt: skip
     no_flip: bool = field(default=False, metadata={"help": "Never mirror clips: for classes in which left and right matter."})  # fmt: skip
     short_side_jitter: list[int] | None = field(default=None, metadata={"help": "Smallest and largest short side (px) a training clip is resized to before its random crop. Default: the authors' 256 320 for a crop of 224, in proportion to the crop."})  # fmt: skip
     demo_videos_per_class: int | None = field(default=None, metadata={"help": "First write this many demonstration videos of each class beside DATASET_NAME and prepare them as that dataset."})  # fmt: skip

@@ -9,7 +9,9 @@ import torch
 from torch.utils.data import Dataset
 
 from data_prep.errors import UserError
-from data_prep.video import VideoError, decode_jpeg, read_frames
+from data_prep.images import decode_jpeg
+from data_prep.limits import VideoError
+from data_prep.video import read_frames
 from finetune.batch import ClipTransform
 
 SAMPLING = "uniform"  # the strategy's name in the checkpoint's config
@@ -51,7 +53,9 @@ def read_clip(row: dict[str, Any], indices: list[int]) -> torch.Tensor:
             frames = np.stack([decoded[i] for i in indices])
         else:
             video = row["video"]
-            frames = read_frames(video["bytes"] if video["bytes"] is not None else video["path"], indices)
+            first = row.get("first_frame") or 0  # of a row that is a part of its file
+            source = video["bytes"] if video["bytes"] is not None else video["path"]
+            frames = read_frames(source, [first + i for i in indices])
     except VideoError as error:
         raise UserError(
             f"video {row['video_id']!r} {error}, though it was readable when the dataset was prepared. "

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
+import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Video
 
 from data_prep.errors import UserError
-from data_prep.schema import REQUIRED_COLUMNS, STORE_COLUMN
-from data_prep.store import SUMMARY
+from data_prep.schema import REQUIRED_COLUMNS, SPLITS, STORE_COLUMN
+from data_prep.store import SUMMARY, is_url, open_dataset
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,25 @@ class Splits:
     summary: dict[str, Any]
 
 
-def load_splits(dataset_name: str, need_validation: bool) -> Splits:
-    """Opens and checks a dataset. Raises `UserError` saying what is missing and what to do."""
+def load_splits(dataset_name: str, need_validation: bool, test_fold: int | None = None) -> Splits:
+    """Opens and checks a dataset. Raises `UserError` saying what is missing and what to do.
+
+    `test_fold` chooses the fold to test on, of a dataset with folds; the next one validates, the others train.
+    """
     path = Path(dataset_name)
     if path.is_dir() and (path / "dataset_dict.json").is_file():
         loaded, summary = _open_directory(path)
     elif path.exists():
         loaded, summary = _open_directory(prepare_folder(path))
+    elif is_url(dataset_name):
+        loaded, summary = _open_url(dataset_name)
     elif dataset_name.count("/") == 1 and not dataset_name.startswith((".", "/", "~")):
         loaded, summary = _open_hub(dataset_name), {}
     else:
         raise UserError(f"--dataset_name {dataset_name}: no such directory. Give a directory written by data_prep, a folder of videos, or a Hub dataset id.")  # fmt: skip
     for split, rows in loaded.items():
         check_columns(rows, dataset_name, split)
+    loaded = _fold_splits(dataset_name, loaded, test_fold)
     return _checked_splits(dataset_name, loaded, summary, need_validation)
 
 
@@ -74,12 +82,34 @@ def _fingerprint(videos: Path) -> str:
 def _open_directory(path: Path) -> tuple[DatasetDict, dict[str, Any]]:
     summary = path / SUMMARY
     facts = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+    return open_dataset(path), facts
+
+
+def _open_url(url: str) -> tuple[DatasetDict, dict[str, Any]]:
+    """Parquet files that data_prep wrote at an fsspec URL."""
     try:
-        return datasets.load_from_disk(str(path)), facts
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} does not open as a dataset ({error}): run data_prep again with --overwrite."
-        ) from error
+        with fsspec.open(f"{url}/{SUMMARY}", "r", encoding="utf-8") as file:
+            facts = json.load(file)
+        files = {split: f"{url}/data/{split}-*.parquet" for split in facts["files"]}
+        return datasets.load_dataset("parquet", data_files=files), facts
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"--dataset_name {url} does not open as a dataset of data_prep ({type(error).__name__}: {error}).") from error  # fmt: skip
+
+
+def _fold_splits(name: str, loaded: DatasetDict, test_fold: int | None) -> DatasetDict:
+    if "fold" not in loaded[next(iter(loaded))].column_names:
+        if test_fold is not None:
+            raise UserError(f"--test_fold: {name} has splits, not folds. Prepare it with `data_prep ... --folds 5`.")
+        return loaded
+    rows = loaded["train"]
+    folds = rows.with_format("numpy", columns=["fold"])["fold"][:]
+    num_folds = int(folds.max()) + 1
+    if test_fold is None or not 0 <= test_fold < num_folds:
+        raise UserError(f"{name} has folds 0 to {num_folds - 1} in place of splits: say which to test on, as --test_fold 0.")
+    validation_fold = (test_fold + 1) % num_folds
+    split_of = np.where(folds == test_fold, "test", np.where(folds == validation_fold, "validation", "train"))
+    splits = {split: rows.select(np.flatnonzero(split_of == split)) for split in SPLITS}
+    return DatasetDict({split: part for split, part in splits.items() if len(part)})
 
 
 def _open_hub(name: str) -> DatasetDict:
@@ -95,7 +125,9 @@ def _open_hub(name: str) -> DatasetDict:
 
 def check_columns(rows: Dataset, name: str, split: str) -> None:
     """Raises `UserError` naming the first column of data_prep's schema that `rows` lacks or has in another type."""
-    missing = [column for column in REQUIRED_COLUMNS if column not in rows.column_names]
+    if "labels" in rows.column_names:
+        raise UserError(f"{name} has several labels per video (column labels), which cannot be trained on yet: prepare it with one label each.")  # fmt: skip
+    missing = [column for column in ("label", *REQUIRED_COLUMNS) if column not in rows.column_names]
     if not missing and not any(column in rows.column_names for column in STORE_COLUMN.values()):
         missing = [" or ".join(STORE_COLUMN.values())]
     if missing:

@@ -15,7 +15,8 @@ import torch
 from transformers import TimesformerForVideoClassification, TimesformerVideoProcessor
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
-from data_prep.video import EXTENSIONS, VideoError, probe, read_frames
+from data_prep.limits import VideoError
+from data_prep.video import EXTENSIONS, probe, read_frames
 from finetune.batch import ClipTransform
 from finetune.clip import uniform_indices
 from finetune.weights import load_checkpoint

@@ -20,7 +20,7 @@ import yaml
 from transformers import set_seed
 
 from data_prep.errors import UserError, exit_cleanly
-from data_prep.scan import available_cores
+from data_prep.workers import available_cores
 from finetune.arguments import FinetuningArguments, Settings, parse_arguments
 from finetune.batch import ClipTransform, collate
 from finetune.clip import Clips
@@ -110,7 +110,7 @@ def load_data(settings: Settings) -> Splits:
     data_args, training_args = settings.data, settings.training
     if data_args.demo_videos_per_class and training_args.process_index == 0:
         prepare_demo(Path(data_args.dataset_name), data_args.demo_videos_per_class)
-    return load_splits(data_args.dataset_name, need_validation=training_args.eval_strategy != "no")
+    return load_splits(data_args.dataset_name, training_args.eval_strategy != "no", data_args.test_fold)
 
 
 def make_output_dir(settings: Settings) -> None:

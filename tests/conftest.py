@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
@@ -43,6 +44,19 @@ def moving_bar(direction: int, seed: int, num_frames: int = 10, size: int = 48) 
     return frames
 
 
+def blobs(name: str, num_frames: int = 12, size: int = 48) -> np.ndarray:
+    """A film of its own for each name: coloured squares that drift over a background of large noise."""
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    background = random.integers(0, 120, (size // 8, size // 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    frames = np.repeat(background[None], num_frames, 0)
+    for _ in range(3):
+        color, at, speed = random.integers(120, 255, 3), random.integers(0, size - 12, 2), random.integers(-3, 4, 2)
+        for i in range(num_frames):
+            y, x = np.clip(at + i * speed, 0, size - 12)
+            frames[i, y : y + 12, x : x + 12] = color
+    return frames
+
+
 @pytest.fixture(scope="session")
 def write_video() -> Callable[..., Path]:
     return encode
@@ -67,7 +81,7 @@ def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bars_dataset(bars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`bars` prepared: 12 videos of each class to train, 4 to validate, 4 to test."""
-    from data_prep.__main__ import main
+    from data_prep.prepare import main
 
     dataset = tmp_path_factory.mktemp("prepared") / "bars"
     main([str(bars), str(dataset), "--splits", "0.6", "0.2", "0.2", "--num_proc", "1"])

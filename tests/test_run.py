@@ -234,7 +234,7 @@ def test_a_video_lost_during_training_is_named_from_a_worker_too(
     bars: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(bars, tmp_path / "videos")
-    from data_prep.__main__ import main as data_prep
+    from data_prep.prepare import main as data_prep
 
     data_prep([str(tmp_path / "videos"), str(tmp_path / "d"), "--splits", "0.6", "0.2", "0.2", "--num_proc", "1"])
     lost = datasets.load_from_disk(str(tmp_path / "d"))["train"][0]

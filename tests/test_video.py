@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from conftest import encode, gray_ramp
 
-from data_prep.video import VideoError, decode_jpeg, encode_jpeg, probe, probe_and_encode, read_frames
+from data_prep.images import decode_jpeg, encode_jpeg
+from data_prep.limits import VideoError
+from data_prep.video import probe, read_frames
 
 
 def test_probe_measures_the_real_frames(ramp_video: Path) -> None:
@@ -202,13 +204,6 @@ def test_a_truncated_mp4_is_refused_with_a_reason(tmp_path: Path, ramp_video: Pa
 def test_asking_past_the_end_says_how_many_frames_there_are(ramp_video: Path) -> None:
     with pytest.raises(VideoError, match="has 12 frames, but frame 12 was asked for"):
         read_frames(ramp_video, [0, 12])
-
-
-def test_stored_frames_are_shrunk_never_enlarged(ramp_video: Path) -> None:
-    info, jpegs = probe_and_encode(ramp_video, short_side=24)
-    assert (info.num_frames, info.height, info.width, len(jpegs)) == (12, 24, 32, 12)
-    np.testing.assert_allclose([decode_jpeg(data).mean() for data in jpegs], 20 * np.arange(12), atol=4)
-    assert decode_jpeg(probe_and_encode(ramp_video, short_side=256)[1][0]).shape == (48, 64, 3)
 
 
 def test_a_stored_frame_that_is_no_jpeg_is_refused() -> None:

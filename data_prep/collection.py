@@ -1,0 +1,164 @@
+"""The scanned videos together: who shares content with whom, which groups follow, and what each split holds."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from data_prep.duplicates import find_duplicates, join_groups, name_groups
+from data_prep.errors import UserError
+from data_prep.labeled import Found, LabeledVideo
+from data_prep.scan import Scanned
+from data_prep.shards import Place
+from data_prep.split import Member
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A scanned video; `facts` is where its fingerprint lies, `pictures` where its stored pictures do."""
+
+    video: LabeledVideo
+    scanned: Scanned
+    facts: Place
+    pictures: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Related:
+    """Two videos that share content, by position in `Collection.videos` or among the refused."""
+
+    first: str
+    second: str
+    kind: str  # identical, copy or mirrored
+    problem: str = ""  # conflict: two labels; leak: two given splits
+
+
+@dataclass
+class Collection:
+    """What of the videos is usable, in the order in which they were found."""
+
+    videos: list[Known] = field(default_factory=list)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    related: list[Related] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+    def members(self) -> list[Member]:
+        """The videos as the split sees them."""
+        return [
+            Member(known.video.video_id, known.video.labels, known.video.group, known.video.split)
+            for known in self.videos
+        ]
+
+
+def collect(found: Found, known: Sequence[Known]) -> Collection:
+    """Separates usable videos from refused ones. Raises `UserError` when too little is left."""
+    collection = Collection(rejected=list(found.rejected), notes=list(found.notes))
+    for one in known:
+        if one.scanned.stored is None:
+            collection.rejected.append((one.video.video_id, one.scanned.reason))
+        else:
+            collection.videos.append(one)
+    if not collection.videos:
+        last_id, reason = collection.rejected[-1]
+        raise UserError(f"none of the {len(known)} videos is usable; the last, {last_id}: {reason}.")
+    if found.other_files:
+        collection.notes.append(f"other files, not read: {found.other_files_by_count()}")
+    return collection
+
+
+def relate(
+    collection: Collection, fingerprint: Callable[[Place], bytes], keep_conflicts: bool, given: bool
+) -> None:
+    """Finds videos that share content: joins them to groups, refuses conflicting labels, names leaks.
+
+    `given`: the videos came with splits, which stay; so do the groups.
+    """
+    videos = collection.videos
+    pairs = find_duplicates(
+        [known.scanned.digest for known in videos], lambda index: fingerprint(videos[index].facts)
+    )
+    conflicting: dict[int, tuple[str, int]] = {}
+    for pair in pairs:
+        first, second = (videos[index].video for index in (pair.first, pair.second))
+        problem = ""
+        # A mirrored "left" may rightly be a "right"; the same pictures are not two things.
+        if first.labels != second.labels and pair.kind != "mirrored":
+            problem = "conflict"
+            conflicting.setdefault(pair.first, (pair.kind, pair.second))
+            conflicting.setdefault(pair.second, (pair.kind, pair.first))
+        elif given and first.split != second.split:
+            problem = "leak"
+        collection.related.append(Related(first.video_id, second.video_id, pair.kind, problem))
+    if not given:
+        groups = join_groups([known.video.group for known in videos], [known.video.video_id for known in videos], pairs)
+        collection.videos = [_in_group(known, group) for known, group in zip(videos, groups)]
+    if conflicting and not keep_conflicts:
+        _refuse(collection, conflicting)
+    _note_relations(collection)
+
+
+def _in_group(known: Known, group: str | None) -> Known:
+    if group == known.video.group:
+        return known
+    return replace(known, video=replace(known.video, group=group))
+
+
+def _refuse(collection: Collection, conflicting: dict[int, tuple[str, int]]) -> None:
+    videos = collection.videos
+    for index, (kind, other_index) in sorted(conflicting.items()):
+        other = videos[other_index].video
+        what = "the same file" if kind == "identical" else "the same content"
+        collection.rejected.append(
+            (
+                videos[index].video.video_id,
+                f"is {what} as {other.video_id}, which is labelled {', '.join(other.labels)}: correct one label, "
+                "or pass --keep_conflicts",
+            )
+        )
+    collection.videos = [known for index, known in enumerate(videos) if index not in conflicting]
+    if not collection.videos:
+        raise UserError("every video is there under another label too: correct the labels, or pass --keep_conflicts.")
+
+
+def _note_relations(collection: Collection) -> None:
+    kinds = Counter(related.kind for related in collection.related)
+    if kinds:
+        found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        collection.notes.append(f"pairs of videos that share content: {found}")
+    for problem, words in (
+        ("conflict", "pairs of videos share content but not the label"),
+        ("leak", "pairs of videos share content across the given splits: the test will flatter the model"),
+    ):
+        pairs = [related for related in collection.related if related.problem == problem]
+        if pairs:
+            first = pairs[0]
+            collection.notes.append(f"{len(pairs)} {words}; the first: {first.first} and {first.second}")
+
+
+def group_by_name(collection: Collection) -> None:
+    """Groups from what names say ("_g12_c03", "Copy of x"), where nobody said better."""
+    if any(known.video.group is not None for known in collection.videos):
+        return
+    groups = name_groups([known.video.video_id for known in collection.videos])
+    if groups:
+        collection.videos = [_in_group(known, groups.get(index)) for index, known in enumerate(collection.videos)]
+        collection.notes.append(
+            f"{len(groups)} videos are in {len(set(groups.values()))} groups by their names, as {next(iter(groups.values()))!r}"
+        )
+
+
+def name_classes(collection: Collection, found: Found) -> None:
+    """Sets `labels`: sorted; as numbers when all are numbers, so that 10 follows 9. Raises `UserError` for one."""
+    labels = {label for known in collection.videos for label in known.video.labels}
+    if len(labels) < 2 and not found.multi_label:
+        others = f" ({len(collection.rejected)} were rejected, the first: {': '.join(collection.rejected[0])})" if collection.rejected else ""  # fmt: skip
+        raise UserError(
+            f"all {len(collection.videos)} videos have the one class {labels.pop()!r}{others}: a classifier needs two."
+        )
+    numbers = all(re.fullmatch(r"\d{1,18}", label) for label in labels)
+    collection.labels = sorted(labels, key=lambda label: (int(label) if numbers else 0, label))
+    for label in sorted({label for video in found.videos for label in video.labels} - labels):
+        collection.notes.append(f"class {label!r} is gone: all its videos were rejected")

@@ -1,0 +1,102 @@
+"""Pictures one by one: stored JPEG frames, and a folder of numbered images that stands for a video."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_prep.limits import MAX_FRAMES, VideoError, check_size
+
+IMAGE_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp"])  # compared in lower case
+_IMAGE_FORMATS = ["JPEG", "PNG", "BMP", "WEBP"]
+JPEG_QUALITY = 85
+
+
+def encode_jpeg(frame: np.ndarray) -> bytes:
+    """JPEG bytes of one uint8 RGB frame `(height, width, 3)`."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(frame)).save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def decode_jpeg(data: bytes) -> np.ndarray:
+    """One uint8 RGB frame `(height, width, 3)` from JPEG bytes. Raises `VideoError`."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            check_size(*image.size)
+            return np.asarray(image.convert("RGB"))
+    except (OSError, Image.DecompressionBombError) as error:
+        raise VideoError(f"a stored frame is not a JPEG: {error}") from error
+
+
+def natural_order(name: str) -> list[int | str]:
+    """A sort key with numbers by value, so that frame10 follows frame9: ["frame", 10, ".png"]."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d{1,18})", name)]
+
+
+def frame_paths(folder: str | os.PathLike[str]) -> list[Path]:
+    """The images of a folder in the order of their numbers. Raises `VideoError`."""
+    try:
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError as error:
+        raise VideoError(f"cannot be read: {error.strerror}") from error
+    names = [name for name in names if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS]
+    if len(names) > MAX_FRAMES:
+        raise VideoError(f"has more than {MAX_FRAMES} frames")
+    return [Path(folder, name) for name in sorted(names, key=natural_order)]
+
+
+class Picture:
+    """One image of a folder; `size` is (height, width) in px."""
+
+    seconds = None  # a folder does not say when its frames were taken
+
+    def __init__(self, index: int, pixels: np.ndarray):
+        self.index, self.pixels, self.size = index, pixels, pixels.shape[:2]
+
+    def rgb(self, size: tuple[int, int]) -> np.ndarray:
+        """uint8 RGB `(height, width, 3)` at `size`."""
+        if size == self.size:
+            return self.pixels
+        return np.asarray(Image.fromarray(self.pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+
+    def gray(self, side: int) -> np.ndarray:
+        """uint8 luma `(side, side)` of the whole picture."""
+        return np.asarray(Image.fromarray(self.pixels).convert("L").resize((side, side), Image.Resampling.BOX))
+
+
+class FrameFolder:
+    """Frames of a folder of images, like an opened video; images that do not decode are its bad packets."""
+
+    codec, fps = "images", None
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.paths = frame_paths(folder)
+        self.num_packets = self.num_bad_packets = 0
+
+    def __iter__(self) -> Iterator[Picture]:
+        index = 0
+        for path in self.paths:
+            self.num_packets += 1
+            try:
+                pixels = _read_image(path)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                self.num_bad_packets += 1
+                continue
+            yield Picture(index, pixels)
+            index += 1
+
+
+def _read_image(path: Path) -> np.ndarray:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block for ever
+        raise OSError("is not a regular file")
+    with Image.open(path, formats=_IMAGE_FORMATS) as image:
+        check_size(*image.size)
+        return np.asarray(image.convert("RGB"))

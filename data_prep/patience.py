@@ -1,0 +1,46 @@
+"""Calls to the Hub that are tried again while the fault may pass; the client does not retry a creation or a commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+try:
+    from huggingface_hub.utils import httpx  # 2.x speaks through httpx2, and names it httpx here
+except ImportError:  # 1.x
+    import httpx  # type: ignore[no-redef]
+
+_WAITS_SECONDS = (1, 4, 16)
+HUB_ERRORS = (OSError, ValueError, httpx.HTTPError)  # what the client raises when the Hub refuses or breaks off
+
+T = TypeVar("T")
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """The call's result. Raises its last error when the fault stays, and a refusal at once."""
+    for wait in _WAITS_SECONDS:
+        try:
+            return call()
+        except (OSError, httpx.HTTPError) as error:
+            if not _may_pass(error):
+                raise
+            time.sleep(wait)
+    return call()
+
+
+def _may_pass(error: Exception) -> bool:
+    """A server's fault, too many requests, or a broken connection; not a refusal."""
+    code = status(error)
+    return code is None or code >= 500 or code == 429
+
+
+def status(error: Any) -> int | None:
+    """The HTTP status that an error came with, if any."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def reason(error: Exception) -> str:
+    """One line that says what happened."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

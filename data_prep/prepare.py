@@ -1,0 +1,206 @@
+"""The story of `python -m data_prep`: find, scan, relate, split, store, report."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from data_prep.collection import Collection, Known, collect, group_by_name, name_classes, relate
+from data_prep.engine import scan_all, write_files
+from data_prep.errors import UserError
+from data_prep.labeled import Found
+from data_prep.layouts import find_videos
+from data_prep.options import parse_arguments, storing
+from data_prep.publish import publish
+from data_prep.report import format_summary, summarize, up_to_date, write_rejected, write_report
+from data_prep.scan import video_key
+from data_prep.schema import SPLITS, dataset_features
+from data_prep.shards import Job, Place, Rows, write_scanned
+from data_prep.split import DEFAULT_SPLITS, fold_videos, given_splits, groups_across, small_classes, split_videos
+from data_prep.store import (
+    REJECTED,
+    SCANNED,
+    SUMMARY,
+    Row,
+    check_no_videos_inside,
+    check_output,
+    earlier_splits,
+    is_url,
+    make_row,
+    put_in_place,
+    write_dataset,
+    write_json,
+    write_parquet,
+)
+from data_prep.work import default_work_folder, scan_settings, work_folder
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Find, scan, relate, split, store, report. Returns what `summary.json` holds. Raises `UserError`."""
+    options = parse_arguments(argv)
+    started = time.monotonic()
+    found = find_videos(
+        options.videos, options.root, options.group_by, options.layout, options.label_regex, options.path_prefix
+    )
+    jobs = [Job(video, *video_key(video)) for video in found.videos]
+    inputs = _inputs(jobs, found, options)
+    if (summary := up_to_date(options.dataset, inputs)) is not None:
+        print(f"{options.dataset} is up to date: {summary['accepted']} videos, {summary['rejected']} rejected")
+        return finish(summary, options)
+    check_output(options.dataset, options.videos, options.overwrite)
+    check_no_videos_inside(options.dataset, found)
+    with work_folder(options.work or default_work_folder(options.dataset), storing(options)) as work:
+        scanned = scan_all(jobs, work, options)
+        collection = judge(found, [Known(job.video, *scanned[job.key]) for job in jobs], options)
+        split_of = choose_splits(collection, options)
+        directory = work.filled() if not is_url(options.dataset) else options.dataset
+        where = write_rows(directory, collection, split_of, found, options)
+        write_scanned(f"{directory}/{SCANNED}", _scanned_rows(jobs, scanned, collection, where))
+        summary = summarize(collection, split_of, found.layout) | {
+            "store": options.store,
+            "files": list(dict.fromkeys(split for split in SPLITS if split in split_of)) or ["train"],
+            "seed": options.seed,
+            "inputs": inputs,
+            "scan_settings": scan_settings(storing(options)),
+            "stored_bytes": sum(known.scanned.stored_bytes for known in collection.videos),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        write_report(directory, collection, split_of, summary, options)
+        write_rejected(f"{directory}/{REJECTED}", collection.rejected)
+        write_json(f"{directory}/{SUMMARY}", summary)
+        if not is_url(options.dataset):
+            put_in_place(Path(directory), Path(options.dataset))
+    print(format_summary(summary, collection.rejected))
+    print(f"wrote {options.dataset} in {summary['seconds']:.0f} s")
+    return finish(summary, options)
+
+
+def finish(summary: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    if options.push_to_hub:
+        publish(Path(options.dataset), options.push_to_hub, private=not options.public, summary=summary)
+    return summary
+
+
+def _inputs(jobs: list[Job], found: Found, options: argparse.Namespace) -> str:
+    """Names all that the dataset is made from: the videos as they are now, and the options that matter to it."""
+    apart = {"overwrite", "num_proc", "time_limit", "engine", "ray_address", "work", "push_to_hub", "public", "dataset"}
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr(sorted((k, str(v)) for k, v in vars(options).items() if k not in apart)).encode("utf-8", "surrogatepass"))
+    for job in jobs:
+        facts = (job.key, job.video.video_id, job.video.labels, job.video.split, job.video.group)
+        digest.update(repr(facts).encode("utf-8", "surrogatepass"))
+    digest.update(repr((found.rejected, found.notes)).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def judge(found: Found, known: list[Known], options: argparse.Namespace) -> Collection:
+    """What is usable of what was scanned, with groups and classes."""
+    collection = collect(found, known)
+    given = collection.videos[0].video.split is not None
+    if not given:
+        group_by_name(collection)
+    if not options.no_duplicates:
+        fingerprints = Rows(["fingerprint"])
+        relate(collection, lambda place: fingerprints.read(place)["fingerprint"], options.keep_conflicts, given)
+        fingerprints.close()
+    name_classes(collection, found)
+    return collection
+
+
+def choose_splits(collection: Collection, options: argparse.Namespace) -> list[str]:
+    """The split of each video; with `--folds` the fold, as `fold_0`. Adds notes on what the splits lack."""
+    members = collection.members()
+    if members[0].split is not None:
+        for name in ("splits", "folds", "keep_splits"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name}: these videos come with splits, which are kept as given. Leave --{name} out.")
+        split_of = given_splits(members, options.validation_from_train, options.seed)
+        across = groups_across(members, split_of)
+        if across:
+            group, splits = next(iter(across.items()))
+            collection.notes.append(
+                f"{len(across)} groups lie in several of the given splits, as {group!r} in {', '.join(splits)}: the test will flatter the model"
+            )
+    elif options.validation_from_train is not None:
+        raise UserError("--validation_from_train is for videos with given splits; these have none: use --splits.")
+    elif options.folds is not None:
+        split_of = [f"fold_{fold}" for fold in fold_videos(members, options.folds, options.seed)]
+    else:
+        earlier = earlier_splits(options.keep_splits) if options.keep_splits else {}
+        split_of = split_videos(members, options.splits or DEFAULT_SPLITS, options.seed, earlier)
+    collection.notes += split_notes(collection, split_of)
+    return split_of
+
+
+def split_notes(collection: Collection, split_of: list[str]) -> list[str]:
+    """What a reader of the splits should know: what is missing from them."""
+    notes = []
+    splits = sorted(set(split_of))
+    if splits[0].startswith("fold_"):
+        return []
+    if "train" not in splits:
+        notes.append("there is no train split: this dataset can be evaluated on, not trained on")
+    elif "validation" not in splits:
+        notes.append("there is no validation split; to take one from given train videos: --validation_from_train 0.1")
+    if collection.videos[0].video.split is None:
+        small = small_classes(collection.members(), len(splits))
+        if small:
+            notes.append(
+                f"{len(small)} classes have fewer videos (or groups) than there are splits, and stay in train: {', '.join(map(repr, small[:10]))}"
+            )
+    for split in splits:
+        present = {label for known, name in zip(collection.videos, split_of) if name == split for label in known.video.labels}
+        notes += [f"class {label!r} has no video in {split}" for label in collection.labels if label not in present]
+    return notes
+
+
+def write_rows(
+    directory: str | Path, collection: Collection, split_of: list[str], found: Found, options: argparse.Namespace
+) -> dict[str, tuple[str, int]]:
+    """Writes the data files. Returns (file, row) of each video, by its key."""
+    folds = options.folds is not None
+    spans = any(known.video.span is not None for known in collection.videos)
+    features = dataset_features(collection.labels, options.store, found.multi_label, spans, folds)
+    rows_of: dict[str, list[Row]] = {}
+    keys_of: dict[str, list[str]] = {}
+    for split in SPLITS:
+        chosen = [(known, name) for known, name in zip(collection.videos, split_of) if folds or name == split]
+        if chosen and (split == "train" or not folds):
+            rows_of[split] = [
+                make_row(known.scanned, known.video.path, _cells(known, name, spans, folds, found.multi_label), None if options.store == "files" and not options.embed else known.pictures)
+                for known, name in chosen
+            ]
+            keys_of[split] = [known.scanned.key for known, _ in chosen]
+    if is_url(str(directory)):
+        where = write_parquet(str(directory), features, options.store, rows_of, lambda calls: write_files(calls, options))
+    else:
+        where = write_dataset(Path(directory), features, options.store, rows_of)
+    return {key: place for split in where for key, place in zip(keys_of[split], where[split])}
+
+
+def _cells(known: Known, split: str, spans: bool, folds: bool, multi_label: bool) -> dict[str, Any]:
+    video, stored = known.video, known.scanned.stored
+    cells: dict[str, Any] = {"labels": list(video.labels)} if multi_label else {"label": video.labels[0]}
+    cells["group"] = video.group if video.group is not None else video.video_id
+    if spans and stored is not None:
+        seconds = video.span is not None and video.span.unit == "seconds"
+        cells["first_frame"] = stored.first_frame
+        cells["start"], cells["end"] = (video.span.start, video.span.end) if video.span and seconds else (None, None)
+    if folds:
+        cells["fold"] = int(split.removeprefix("fold_"))
+    return cells
+
+
+def _scanned_rows(jobs: list[Job], scanned: Any, collection: Collection, where: dict[str, tuple[str, int]]) -> Any:
+    """Facts, fingerprint and place of every scanned video, for the next run."""
+    fingerprints = Rows(["fingerprint"])
+    for job in jobs:
+        one, facts, _ = scanned[job.key]
+        place = where.get(job.key)
+        fingerprint = fingerprints.read(facts)["fingerprint"] if facts is not None else b""
+        yield one, fingerprint, Place(*place) if place else None
+    fingerprints.close()

@@ -1,0 +1,263 @@
+"""Scanned videos on their way to the dataset: Parquet files in a work folder, which an interrupted run goes on from.
+
+A shard holds what the scan of one chunk of videos gave: facts, fingerprints and stored pictures. It is written by the
+process that scanned them, under a name made of the videos in it, and appears whole or not at all. So a chunk that is
+done twice (its machine was lost) is there once, and a run that begins again does only what is missing.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.labeled import LabeledVideo
+from data_prep.scan import Pictures, Scanned, Storing, scan_video
+from data_prep.video import VideoInfo
+
+_GROUP_BYTES = 64 << 20
+CHUNK_SIZE = 16  # videos; what a killed run does again, at most, for each process
+
+_INFO = pa.struct(
+    [
+        ("num_frames", pa.int32()),
+        ("fps", pa.float64()),
+        ("duration", pa.float64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("num_bad_packets", pa.int32()),
+        ("codec", pa.string()),
+        ("first_frame", pa.int32()),
+    ]
+)
+SCANNED_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("video_id", pa.string()),
+        ("reason", pa.string()),
+        ("source", _INFO),
+        ("stored", _INFO),
+        ("num_bytes", pa.int64()),
+        ("stored_bytes", pa.int64()),
+        ("digest", pa.string()),
+        ("brightness", pa.float64()),
+        ("decode_seconds", pa.float64()),
+    ]
+)
+_SHARD_SCHEMA = pa.schema(
+    [
+        *SCANNED_SCHEMA,
+        ("fingerprint", pa.binary()),
+        ("frames", pa.list_(pa.binary())),
+        ("video", pa.large_binary()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a scanned video's row lies: file and row number."""
+
+    path: str
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A video to scan, and its key."""
+
+    video: LabeledVideo
+    key: str
+    num_bytes: int = 0
+
+
+def scan_chunk(chunk: list[Job], begin: Callable[[int], None], folder: str, storing: Storing) -> list[tuple[Scanned, Place]]:
+    """Scans each video, calling `begin` with its position first, and writes the shard. One video at a time in memory.
+
+    Raises `OSError` where the shard cannot be written.
+    """
+    done = []
+    path = f"{folder}/{_name(chunk)}.parquet"
+    with parquet_file(path, _SHARD_SCHEMA) as write:
+        for position, job in enumerate(chunk):
+            begin(position)
+            scanned, pictures = scan_video(job.video, job.key, storing)
+            write(_row(scanned, pictures), scanned.stored_bytes)
+            done.append((scanned, Place(path, position)))
+    return done
+
+
+def scan_task(folder: str, storing: Storing) -> Callable[[list[Job], Callable[[int], None]], list[tuple[Scanned, Place]]]:
+    """`scan_chunk` as a task of chunks alone, which travels to other processes."""
+    return functools.partial(scan_chunk, folder=folder, storing=storing)
+
+
+def chunks_of(jobs: list[Job]) -> Iterator[list[Job]]:
+    for start in range(0, len(jobs), CHUNK_SIZE):
+        yield jobs[start : start + CHUNK_SIZE]
+
+
+def _name(chunk: list[Job]) -> str:
+    return hashlib.blake2b("".join(job.key for job in chunk).encode(), digest_size=16).hexdigest()
+
+
+def _row(scanned: Scanned, pictures: Pictures) -> dict[str, Any]:
+    row = {field.name: getattr(scanned, field.name) for field in fields(scanned)}
+    for name in ("source", "stored"):
+        row[name] = asdict(row[name]) if row[name] is not None else None
+    # A name that is not UTF-8 may be scanned, to be refused later; Arrow's texts are UTF-8.
+    row["video_id"] = scanned.video_id.encode("utf-8", "backslashreplace").decode()
+    row["reason"] = scanned.reason.encode("utf-8", "backslashreplace").decode()
+    return row | {"fingerprint": pictures.fingerprint, "frames": pictures.frames, "video": pictures.video}
+
+
+@contextmanager
+def parquet_file(path: str, schema: pa.Schema) -> Iterator[Callable[[dict[str, Any], int], None]]:
+    """A function that takes rows (and their size in bytes) for a Parquet file at a path or fsspec URL.
+
+    The file appears when the block ends well. Rows wait in memory until they are `_GROUP_BYTES`.
+    """
+    files, path = fsspec.url_to_fs(path)
+    # An object store shows a file when it is closed; a disk would show it half-written.
+    local = "file" in files.protocol
+    part = f"{path}.part" if local else path
+    files.makedirs(path.rpartition("/")[0], exist_ok=True)
+    file = files.open(part, "wb")
+    # Pictures are compressed already.
+    writer = pq.ParquetWriter(file, schema, compression="none", use_dictionary=False)
+    rows: list[dict[str, Any]] = []
+    size = 0
+
+    def flush() -> None:
+        if rows:
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            rows.clear()
+
+    def write(row: dict[str, Any], num_bytes: int) -> None:
+        nonlocal size
+        rows.append(row)
+        size += num_bytes
+        if size > _GROUP_BYTES:
+            flush()
+            size = 0
+
+    try:
+        yield write
+        flush()
+        writer.close()
+    except BaseException:
+        with suppress(OSError):  # of the same full disk
+            file.close() if local else file.discard()
+        if local:
+            files.rm(part)
+        raise
+    file.close()
+    if local:
+        files.mv(part, path)
+
+
+def finished(folder: str) -> Iterator[tuple[Scanned, Place]]:
+    """What an earlier run scanned into `folder`."""
+    files, root = fsspec.url_to_fs(folder)
+    for path in sorted(files.glob(f"{root}/*.parquet")):
+        url = files.unstrip_protocol(path)
+        for row, scanned in enumerate(read_scanned(url)):
+            yield scanned, Place(url, row)
+
+
+def read_scanned(path: str) -> Iterator[Scanned]:
+    """The facts of a Parquet file that holds the columns of `SCANNED_SCHEMA` among others."""
+    with _parquet(path) as parquet:
+        for batch in parquet.iter_batches(1024, columns=SCANNED_SCHEMA.names):
+            for row in batch.to_pylist():
+                yield Scanned(**row | {name: VideoInfo(**row[name]) if row[name] else None for name in ("source", "stored")})
+
+
+_PLACED_SCHEMA = pa.schema(
+    [*SCANNED_SCHEMA, ("fingerprint", pa.binary()), ("file", pa.string()), ("row", pa.int64())]
+)
+
+
+def write_scanned(path: str, scanned: Iterable[tuple[Scanned, bytes, Place | None]]) -> None:
+    """Facts and fingerprints, and where in the finished dataset the pictures lie: for the next run over these videos."""
+    with parquet_file(path, _PLACED_SCHEMA) as write:
+        for one, fingerprint, place in scanned:
+            row = _row(one, Pictures(fingerprint)) | {"file": place and place.path, "row": place and place.row}
+            write({name: row[name] for name in _PLACED_SCHEMA.names}, len(fingerprint) + 500)
+
+
+def read_placed(path: str, dataset: str) -> Iterator[tuple[Scanned, Place, Place | None]]:
+    """What `write_scanned` wrote: facts, where the fingerprint lies, where the pictures do. Nothing, without a file."""
+    files, inner = fsspec.url_to_fs(path)
+    if not files.exists(inner):
+        return
+    with _parquet(path) as parquet:
+        places = parquet.read(columns=["file", "row"]).to_pylist()
+    for row, (one, place) in enumerate(zip(read_scanned(path), places)):
+        yield one, Place(path, row), Place(f"{dataset}/{place['file']}", place["row"]) if place["file"] else None
+
+
+class Rows:
+    """Reads single columns of rows at their places. Keeps the last group of rows: neighbours lie in one group."""
+
+    def __init__(self, columns: list[str]):
+        self.columns = columns
+        self._path = ""
+        self._parquet: Any = None
+        self._first = 0
+        self._table: pa.Table | None = None
+
+    def read(self, place: Place) -> dict[str, Any]:
+        """The row's columns as Python values."""
+        if place.path != self._path:
+            self.close()
+            self._path = place.path
+            self._parquet = _opened(place.path) if place.path.endswith(".parquet") else _split_of(place.path)
+        if not isinstance(self._parquet, pq.ParquetFile):
+            return {name: self._parquet[place.row][name] for name in self.columns}
+        if self._table is None or not 0 <= place.row - self._first < len(self._table):
+            self._load_group(place.row)
+        row: dict[str, Any] = self._table.slice(place.row - self._first, 1).to_pylist()[0]
+        return row
+
+    def _load_group(self, row: int) -> None:
+        self._first = 0
+        parquet = self._parquet
+        for group in range(parquet.num_row_groups):
+            num_rows = parquet.metadata.row_group(group).num_rows
+            if row < self._first + num_rows:
+                self._table = parquet.read_row_group(group, columns=self.columns)
+                return
+            self._first += num_rows
+
+    def close(self) -> None:
+        if isinstance(self._parquet, pq.ParquetFile):
+            self._parquet.close(force=True)
+        self._path, self._parquet, self._table = "", None, None
+
+
+@contextmanager
+def _parquet(path: str) -> Iterator[pq.ParquetFile]:
+    parquet = _opened(path)
+    try:
+        yield parquet
+    finally:
+        parquet.close(force=True)
+
+
+def _split_of(path: str) -> Any:
+    import datasets  # not at the top: processes that decode do without it
+
+    return datasets.load_from_disk(path)
+
+
+def _opened(path: str) -> pq.ParquetFile:
+    files, inner = fsspec.url_to_fs(path)
+    return pq.ParquetFile(files.open(inner, "rb"))

@@ -1,0 +1,143 @@
+"""The work folder: what was scanned and is not yet in the dataset, kept until it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import fsspec
+from filelock import FileLock, Timeout
+
+from data_prep.collection import Known
+from data_prep.errors import UserError
+from data_prep.labeled import LabeledVideo
+from data_prep.scan import Scanned, Storing
+from data_prep.shards import Job, Place, finished, read_placed
+from data_prep.store import SCANNED, SUMMARY, is_url
+from data_prep.workers import Lost
+
+_VERSION = 1  # of what a scan yields
+
+
+class Work:
+    """`folder` holds `settings.json`, the shards, and in the end the filled dataset. May be an fsspec URL."""
+
+    def __init__(self, folder: str, storing: Storing):
+        self.folder, self.storing = folder, storing
+        self.shards = f"{folder}/shards"
+
+    def filled(self) -> Path:
+        """An empty folder to write the dataset into."""
+        path = Path(self.folder) / "new"
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+    def known(self, dataset: str) -> dict[str, tuple[Scanned, Place, Place]]:
+        """By key, what was scanned before: by an interrupted run, or for the `dataset` that will be replaced."""
+        found = {scanned.key: (scanned, place, place) for scanned, place in finished(self.shards)}
+        if not is_url(dataset) and _settings_of(f"{dataset}/{SUMMARY}") == _settings(self.storing):
+            for scanned, facts, pictures in read_placed(f"{dataset}/{SCANNED}", dataset):
+                found.setdefault(scanned.key, (scanned, facts, pictures))
+        return found
+
+
+def _settings(storing: Storing) -> dict[str, object]:
+    # The time limit changes only what is refused; a scan that ended is as good under another one.
+    return {"version": _VERSION, **asdict(replace(storing, time_limit=0.0))}
+
+
+def _settings_of(path: str) -> object:
+    try:
+        with fsspec.open(path, "r", encoding="utf-8") as file:
+            return json.load(file).get("scan_settings")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def scan_settings(storing: Storing) -> dict[str, object]:
+    """For `summary.json`: what the next run compares its own settings with."""
+    return _settings(storing)
+
+
+def default_work_folder(dataset: str) -> str:
+    """Beside the dataset, hidden; for a URL, below it."""
+    if is_url(dataset):
+        return f"{dataset}/_work"
+    path = Path(os.path.abspath(dataset))
+    return str(path.with_name(f".{path.name}.work"))
+
+
+@contextmanager
+def work_folder(folder: str, storing: Storing) -> Iterator[Work]:
+    """The work folder, ours alone; it goes when the block ends well, and stays for the next run when it does not.
+
+    Raises `UserError` where another run has it.
+    """
+    work = Work(folder, storing)
+    if is_url(folder):
+        _begin(work)
+        yield work
+        _remove(folder)
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}/lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another run is at work in {folder}: wait for it, or choose another DATASET.") from None
+    try:
+        _begin(work)
+        yield work
+    except BaseException:
+        shutil.rmtree(f"{folder}/new", ignore_errors=True)
+        if any(Path(work.shards).glob("*.parquet")):
+            print(f"what was scanned is kept in {folder}: the same command goes on from there", file=sys.stderr)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        lock.release()
+
+
+def _begin(work: Work) -> None:
+    """Throws away shards of other settings."""
+    path = f"{work.folder}/settings.json"
+    files, inner = fsspec.url_to_fs(work.folder)
+    with suppress(OSError, ValueError):
+        with fsspec.open(path, "r", encoding="utf-8") as file:
+            if json.load(file)["scan_settings"] == _settings(work.storing):
+                return
+    shards = f"{inner}/shards"
+    if files.exists(shards):
+        files.rm(shards, recursive=True)
+    files.makedirs(shards, exist_ok=True)
+    with fsspec.open(path, "w", encoding="utf-8") as file:
+        json.dump({"scan_settings": _settings(work.storing)}, file)
+
+
+def _remove(folder: str) -> None:
+    files, inner = fsspec.url_to_fs(folder)
+    with suppress(FileNotFoundError):
+        files.rm(inner, recursive=True)
+
+
+def known_videos(
+    videos: list[LabeledVideo], keys: list[str], scanned: dict[str, tuple[Scanned, Place, Place]]
+) -> list[Known]:
+    """The videos in the order in which they were found, each with what its scan gave."""
+    return [Known(video, *scanned[key]) for video, key in zip(videos, keys)]
+
+
+def lost(result: Lost) -> Scanned:
+    """An item that no process survived, as a refused video."""
+    job: Job = result.item
+    return Scanned(job.key, job.video.video_id, result.reason)
