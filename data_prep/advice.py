@@ -160,9 +160,9 @@ def _dark(facts: PageFacts) -> Iterator[str]:
 
 def _stores(facts: PageFacts) -> Iterator[str]:
     videos = [video for video in facts.videos if video.split == "train"] or facts.videos
-    if not videos:
-        return
     files = sum(video.decode_seconds for video in videos)
+    if not files:
+        return
     cost = {store: min(files, len(videos) * seconds) for store, seconds in _CLIP_SECONDS.items()}
     frames = sum(video.num_frames for video in facts.videos)
     saved, making = files - cost["clips"], frames * _MAKING_SECONDS["clips"]
@@ -174,11 +174,12 @@ def _stores(facts: PageFacts) -> Iterator[str]:
         epochs = plural(max(1, round(making / saved)), "epoch")
         choice, why = "clips", f"Making them ({show_seconds(making)} of one core) pays back after about {epochs}"
     yield (
-        f"Best store: {choice} (used here: {visible(facts.store, 20)}). {why}. Reading one clip of every training video, once an epoch, takes one core "
-        f"up to {show_seconds(files)} with --store files, about {show_seconds(cost['clips'])} with clips and "
-        f"{show_seconds(cost['frames'])} with frames. Copies of the training videos at a short side of 256 px take "
-        f"about {show_bytes(frames * _FRAME_BYTES['clips'])} as clips, {show_bytes(frames * _FRAME_BYTES['frames'])} as "
-        "frames. These are estimates: the decoding was measured here, the copies on other videos."
+        f"Best store: {choice} (used here: {visible(facts.store, 20)}). {why}. Reading one clip of every training video, "
+        f"once an epoch, takes one core up to {show_seconds(files)} with --store files, about "
+        f"{show_seconds(cost['clips'])} with clips and {show_seconds(cost['frames'])} with frames. Copies of all videos "
+        f"at a short side of 256 px take about {show_bytes(frames * _FRAME_BYTES['clips'])} as clips, "
+        f"{show_bytes(frames * _FRAME_BYTES['frames'])} as frames. These are estimates: the decoding was measured here, "
+        "the copies on other videos."
     )
 
 

@@ -36,6 +36,7 @@ MAX_STRIPS_PER_CLASS = 5
 MAX_PAIRS = 20  # related videos shown as pictures
 MAX_ROWS = 200  # of a table of files, pairs or groups
 MAX_CLASS_ROWS = 1000
+MAX_KINDS = 40  # of reasons why a file was refused
 _OPEN_CLASSES = 12  # the other contact sheets and longer tables are folded
 _STRIP_BYTES = 8_000_000  # of all strips together; base64 makes it a third more
 
@@ -268,11 +269,11 @@ def _rejected(rejected: list[tuple[str, str]]) -> list[Shown]:
         kinds.setdefault(kind_of_reason(reason), []).append((path, reason))
     ordered = sorted(kinds.items(), key=lambda item: -len(item[1]))
     shown = []
-    for kind, rows in ordered[:MAX_ROWS]:
+    for kind, rows in ordered[:MAX_KINDS]:
         title = rows[0][1] if len({reason for _, reason in rows}) == 1 else kind
-        shown.append(Shown(title, rows[: max(1, MAX_ROWS // len(ordered))], len(rows)))
-    if len(ordered) > MAX_ROWS:
-        shown.append(Shown("other reasons", [], sum(len(rows) for _, rows in ordered[MAX_ROWS:])))
+        shown.append(Shown(title, rows[: MAX_ROWS // min(MAX_KINDS, len(ordered))], len(rows)))
+    if len(ordered) > MAX_KINDS:
+        shown.append(Shown("other reasons", [], sum(len(rows) for _, rows in ordered[MAX_KINDS:])))
     return shown
 
 

@@ -24,7 +24,7 @@ HOSTILE = [
     "مرحبا 12",
     "a\x1b[31m\r\nb\udcff",
     "Z" + "\u0310" * 50,
-    "x" * 500,
+    "x" * 2000,
     "{{ 7 * 7 }}",
     "",
     "--></style></title>",
@@ -68,6 +68,7 @@ class Page(HTMLParser):
         self.texts: list[str] = []
         self.rows: list[list[str]] = []
         self.feed(self.source)
+        self.rows = [row for row in self.rows if row]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -76,6 +77,10 @@ class Page(HTMLParser):
         elif tag in ("td", "th"):
             self.rows[-1].append("")
 
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "tr":
+            self.rows.append([])
+
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
         if self.rows and self.rows[-1]:
@@ -83,7 +88,7 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join("".join(self.texts).split())
+        return " ".join(" ".join(self.texts).split())
 
     def images(self) -> list[str]:
         return [attrs["src"] or "" for tag, attrs in self.elements if tag == "img"]
@@ -94,8 +99,13 @@ def written(tmp_path: Path, given: PageFacts, read_frames: page.ReadFrames = gra
     return Page(tmp_path / "report.html")
 
 
-def test_page_is_one_file_that_loads_and_runs_nothing(tmp_path: Path) -> None:
-    shown = written(tmp_path, facts())
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return written(tmp_path_factory.mktemp("plain"), facts())
+
+
+def test_page_is_one_file_that_loads_and_runs_nothing(plain: Page) -> None:
+    shown = plain
     assert not {tag for tag, _ in shown.elements} & {"script", "link", "iframe", "object", "form", "base"}
     assert all(src.startswith("data:image/") for src in shown.images())
     assert all(attrs["href"].startswith("#") for _, attrs in shown.elements if attrs.get("href"))  # type: ignore[union-attr]
@@ -104,10 +114,9 @@ def test_page_is_one_file_that_loads_and_runs_nothing(tmp_path: Path) -> None:
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def test_links_of_the_navigation_lead_somewhere(tmp_path: Path) -> None:
-    shown = written(tmp_path, facts())
-    ids = {attrs["id"] for _, attrs in shown.elements if "id" in attrs}
-    assert {attrs["href"] for tag, attrs in shown.elements if tag == "a"} == {f"#{name}" for name in ids}
+def test_links_of_the_navigation_lead_somewhere(plain: Page) -> None:
+    ids = {attrs["id"] for _, attrs in plain.elements if "id" in attrs}
+    assert {attrs["href"] for tag, attrs in plain.elements if tag == "a"} == {f"#{name}" for name in ids}
 
 
 def test_every_class_and_split_total_appears(tmp_path: Path) -> None:
@@ -130,21 +139,18 @@ def test_hostile_names_stay_text_everywhere(tmp_path: Path) -> None:
         rejected=[(name, name) for name in hostile], related=[Related(hostile[0], name, name, name) for name in hostile],
     )  # fmt: skip
     shown = written(tmp_path / "b", given)
-    assert {tag for tag, _ in shown.elements} <= {tag for tag, _ in harmless.elements} | {
-        "p",
-        "table",
-        "tr",
-        "li",
-        "details",
-    }
+    usual = {tag for tag, _ in harmless.elements} | {"ul", "li", "p", "details", "summary"}
+    assert {tag for tag, _ in shown.elements} <= usual
     assert not any(name.startswith("on") for _, attrs in shown.elements for name in attrs)
     for _, attrs in shown.elements:
         for value in attrs.values():
+            if value and value.startswith("data:"):
+                continue
             assert not value or not any(part in value for part in ("alert", "esrever", "跳", "xxxx", "{{", "frac"))
     assert "<script>alert(1)</script>" in shown.text and "{{ 7 * 7 }}" in shown.text
     assert not re.search("[\u202e\u200b\x1b\r]", shown.source)
     assert "\\u202eesrever\\u200b" in shown.text and "\\x1b[31m\\r\\nb\\udcff" in shown.text
-    assert "\u0310" * 5 not in shown.source and "x" * 200 not in shown.text
+    assert "\u0310" * 5 not in shown.source and "x" * 401 not in shown.text
 
 
 def test_picture_files_have_plain_names_and_open(tmp_path: Path) -> None:
@@ -211,7 +217,7 @@ def test_page_stays_bounded_with_many_classes_rows_and_noisy_pictures(
 ) -> None:
     monkeypatch.setattr(page, "MAX_STRIPS", 30)
     monkeypatch.setattr(page, "MAX_CLASS_ROWS", 40)
-    monkeypatch.setattr(page, "_STRIP_BYTES", 400_000)
+    monkeypatch.setattr(page, "_STRIP_BYTES", 2_000_000)
     labels = [f"class {i}" for i in range(60)]
     videos = [video(f"{label}/{i}", label, group=label) for label in labels for i in range(5)]
     noise = np.random.default_rng(0).integers(0, 256, (8, 120, 160, 3), dtype=np.uint8)
@@ -229,7 +235,7 @@ def test_page_stays_bounded_with_many_classes_rows_and_noisy_pictures(
     )
     shown = written(tmp_path, given, read)
     assert len(asked) <= 30 + 2 * page.MAX_PAIRS
-    assert (tmp_path / "report.html").stat().st_size < 1_500_000
+    assert (tmp_path / "report.html").stat().st_size < 3_300_000
     assert len(shown.rows) < 40 + 3 * page.MAX_ROWS + 300
     for words in ("and 20 more, in summary.json", "and 30 classes more", "more, in rejected.csv", "and 800 more"):
         assert words in shown.text
@@ -251,8 +257,8 @@ def test_page_of_little_is_still_a_page(tmp_path: Path, given: PageFacts) -> Non
     assert "Contact sheets" in shown.text and "None" not in shown.text and "nan" not in shown.text.split()
 
 
-def test_same_facts_give_the_same_page(tmp_path: Path) -> None:
-    assert written(tmp_path / "a", facts()).source == written(tmp_path / "b", facts()).source
+def test_same_facts_give_the_same_page(tmp_path: Path, plain: Page) -> None:
+    assert written(tmp_path, facts()).source == plain.source
 
 
 # One row per rule: facts that must and facts that must not draw the sentence, and words of it.
@@ -293,18 +299,19 @@ def test_advice_is_given_where_it_applies_and_only_there(words: str) -> None:
 @pytest.mark.parametrize(
     ("decode_seconds", "num_frames", "words"),
     [
+        (0.0, 50, ""),  # nothing was measured, so nothing is said
         (0.01, 50, "Best store: files (used here: files). Decoding costs only 10 ms a video"),
         (
             0.12,
             300,
-            "Best store: clips (used here: files). Making them (3.2 s of one core) pays back after about 7 epochs",
+            "Best store: clips (used here: files). Making them (6.5 s of one core) pays back after about 15 epochs",
         ),
-        (0.06, 3000, "Best store: files (used here: files). Making clips would pay back only after about 162 epochs"),
+        (0.06, 3000, "Best store: files (used here: files). Making clips would pay back only after about 324 epochs"),
     ],
 )
 def test_store_follows_from_the_measured_decoding(decode_seconds: float, num_frames: int, words: str) -> None:
     videos = [replace(found, decode_seconds=decode_seconds, num_frames=num_frames) for found in GOOD.videos]
-    assert any(words in sentence for sentence in advice(facts(videos)))
+    assert [sentence for sentence in advice(facts(videos)) if words not in sentence] == []
 
 
 def test_estimate_of_a_store_is_seconds_per_epoch_of_the_training_videos() -> None:
