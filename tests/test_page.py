@@ -18,7 +18,7 @@ from data_prep.page import PageFacts, Related, VideoFact, advice, write_page
 HOSTILE = [
     "<script>alert(1)</script>",
     "\"><img src=x onerror='alert(1)'>",
-    "$x^2$ \\frac{",
+    "$\\frac{$",
     "跳 🤸",
     "\u202eesrever\u200b",
     "مرحبا 12",
