@@ -6,7 +6,7 @@ import os
 import re
 from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from data_prep.errors import UserError
 from data_prep.folders import (
@@ -24,7 +24,8 @@ from data_prep.labeled import Found, LabeledVideo
 from data_prep.labels import clean_labels
 from data_prep.listfiles import family, in_order, kind_of, lists_by_kind, split_of_name, with_partners
 from data_prep.lists import read_mmaction2, read_pyslowfast
-from data_prep.official import read_diving48, read_hmdb51, read_kinetics, read_ssv2, read_ucf101
+from data_prep.official import read_hmdb51, read_kinetics, read_ucf101
+from data_prep.official_json import read_diving48, read_ssv2
 from data_prep.source import LIST_EXTENSIONS, Source, extension, shown
 from data_prep.tables import read_tables
 from data_prep.video import EXTENSIONS
@@ -152,9 +153,6 @@ def _read(source: Source, layout: str | None) -> Found:
 def _lists_for(source: Source, layout: str) -> list[Path]:
     """The lists to read as the layout that the user named."""
     if not source.is_folder:
-        if layout == "hmdb51":
-            number = re.search(r"_split(\d+)\.txt$", source.path.name.lower())
-            return sorted(source.path.parent.glob(f"*_split{number.group(1)}.txt")) if number else [source.path]
         return with_partners(source.path)
     kinds = lists_by_kind(source)
     if layout in kinds:
@@ -191,7 +189,7 @@ def _read_folders_or_list(source: Source, lists: list[Path]) -> Found:
     split = [members for members in _families(lists) if len(members) > 1]
     if shape.frames or len(folders) > 1 or (shape.items and shape.container and folders):
         name = _arrangement_or_none(source, shape)
-        if shape.frames or not split or name == "split_folders":
+        if shape.frames or name == "split_folders" or (name is not None and not split):
             return _read_folders(source, lists)
     chosen = _one_family(source, lists)
     return _read_lists(source, kind_of(chosen[0]) or "table", chosen, [path for path in lists if path not in chosen])
@@ -290,15 +288,13 @@ def _reject_same_files(found: Found) -> None:
 
 def _only_ids_differ(videos: list[LabeledVideo]) -> bool:
     """Clips of one file that differ in nothing but the name of the file, which is their group by default."""
-    own = all(
-        video.group == PurePath(video.video_id.rpartition("#")[0] or video.video_id).as_posix() for video in videos
-    )
+    own = all(video.span is not None and video.video_id.startswith(f"{video.group}#") for video in videos)
     return own and len({(video.labels, video.split) for video in videos}) == 1
 
 
 def _real(path: Path, folders: dict[str, str]) -> str:
     """`os.path.realpath`, with each folder resolved once: one look at the file system per video."""
-    folder, name = os.path.split(path)
+    folder, _, name = str(path).rpartition("/")
     if folder not in folders:
         folders[folder] = os.path.realpath(folder)
-    return os.path.realpath(path) if os.path.islink(path) else os.path.join(folders[folder], name)
+    return os.path.realpath(path) if os.path.islink(path) else f"{folders[folder]}/{name}"

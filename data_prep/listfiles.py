@@ -86,9 +86,11 @@ def family(path: Path) -> str:
 
 def with_partners(path: Path) -> list[Path]:
     """The list and those of the same set's other splits beside it: trainlist02.txt brings testlist02.txt."""
+    names = os.listdir(path.parent)
+    if fold := re.search(r"_test_split\d+\.txt$", path.name.lower()):  # HMDB51 has a list for each class
+        return sorted(path.parent / name for name in names if name.lower().endswith(fold.group()))
     if split_of_name(path) is None:
         return [path]
-    names = os.listdir(path.parent)
     beside = [path.parent / name for name in names if extension(name) == extension(path.name)]
     same = [other for other in beside if family(other) == family(path) and other.is_file()]
     return in_order([other for other in same if not other.name.startswith(".")])
@@ -110,7 +112,7 @@ def column_roles(names: list[str]) -> dict[str, int]:
 def kind_of(path: Path) -> str | None:
     """The layout that reads this list, judged by its name and its first 64 kB; None for what is no list of videos."""
     name = path.name.lower()
-    if re.fullmatch(r"(train|test|val)list\d+\.txt", name):
+    if re.fullmatch(r"(train|test|val)list\d+[^/]*\.txt", name):
         return "ucf101"
     if re.fullmatch(r".+_test_split\d+\.txt", name):
         return "hmdb51"

@@ -1,4 +1,4 @@
-"""The lists that benchmarks ship: UCF101, HMDB51, Kinetics, Something-Something v2, Diving48."""
+"""The text lists that benchmarks ship: UCF101, HMDB51, Kinetics."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from collections import defaultdict
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from data_prep.dialects import split_cells
 from data_prep.errors import UserError
-from data_prep.labeled import Found, Span
+from data_prep.labeled import Found
 from data_prep.labels import same_class
-from data_prep.listfiles import MAX_LINE, family, in_order, looks_like_video, read_json, read_lines, split_of_name
+from data_prep.listfiles import MAX_LINE, family, in_order, looks_like_video, read_lines, split_of_name
 from data_prep.lists import trailing_numbers
 from data_prep.rows import Refused, Rows
 from data_prep.source import SPLIT_NAMES, Source, extension, shown
-from data_prep.tables import split_cells
 
 _LIST_FOLDER = re.compile(r"annot|split|list|label|meta|json|csv|txt", re.IGNORECASE)
 
@@ -33,11 +32,17 @@ class Videos:
         self.by_stem: dict[str, list[str]] = defaultdict(list)
         for video in self.tree.videos:
             self.by_stem[os.path.splitext(video.rpartition("/")[2])[0]].append(video)
+        self.classes: set[str] = set()  # as `same_class` gives them: of the lists
         self.renamed: list[str] = []  # found under another extension than the list says
 
     @cached_property
     def folders(self) -> set[str]:
-        return {same_class(folder) for video in self.tree.videos for folder in video.split("/")[:-1]}
+        """As `same_class` gives their names."""
+        return {
+            same_class(name)
+            for folder in {os.path.dirname(video) for video in self.tree.videos}
+            for name in folder.split("/")
+        }
 
     def find(self, name: str, label: str = "", split: str | None = None) -> tuple[str, str]:
         """(absolute path, path relative to the root) of the video with this name, its extension being as it may.
@@ -46,8 +51,8 @@ class Videos:
         """
         stem = os.path.splitext(name)[0] if looks_like_video(name) else name
         found = self.by_stem.get(stem, [])
-        if label and same_class(label) in self.folders:
-            found = [video for video in found if same_class(label) in map(same_class, video.split("/")[:-1])]
+        if label:
+            found = [video for video in found if self._may_be(video, same_class(label))]
         if not found:
             raise Refused(f"no file {name[:99]} under {self.tree.root}" + (f" in a folder {label[:99]!r}" if label and stem in self.by_stem else ""))  # fmt: skip
         if len(found) > 1:
@@ -60,6 +65,11 @@ class Videos:
             self.renamed.append(found[0])
         return os.path.join(self.tree.root, found[0]), found[0]
 
+    def _may_be(self, video: str, label: str) -> bool:
+        """Names recur from class to class: the video of another class's folder is another video."""
+        folders = {same_class(name) for name in video.split("/")[:-1]}
+        return label in folders if label in self.folders else not folders & self.classes
+
     def finish(self, rows: Rows, layout: str) -> Found:
         found = rows.finish(layout)
         if self.renamed:
@@ -67,23 +77,24 @@ class Videos:
         return found
 
 
-def _one_fold(source: Source, paths: list[Path]) -> tuple[list[Path], list[str]]:
+def one_fold(source: Source, paths: list[Path]) -> tuple[list[Path], list[str]]:
     """The lists of the first fold, and notes that name what was left. Raises `UserError` where the choice is not ours."""
-    folds: dict[str, dict[Path, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    folds: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in paths:
-        folds[Path(family(path)).name][path.parent].append(path)
-    if len(folds) > 1 and len({re.sub(r"\d+", "", fold) for fold in folds}) > 1:
+        number = re.search(r"list(\d+)", path.name.lower())
+        folds[number.group(1) if number else Path(family(path)).name][family(path)].append(path)
+    if len(folds) > 1 and not all(map(str.isdigit, folds)):
         raise UserError(f"{source.path} has several sets of lists: {shown([source.name(path) for path in paths])}. Pass the one you mean, with --root {source.root}.")  # fmt: skip
-    first = min(folds, key=lambda fold: (int((re.findall(r"\d+", fold) or ["0"])[-1]), fold))
-    copies = [in_order(folds[first][folder]) for folder in sorted(folds[first])]
+    first = min(folds, key=lambda fold: (int(fold) if fold.isdigit() else 0, fold))
+    copies = [in_order(folds[first][name]) for name in sorted(folds[first])]
     notes = []
     if len(folds) > 1:
-        notes.append(f"fold {shown([p.name for p in copies[0]])} is used; the others are {', '.join(sorted(set(folds) - {first}))}")  # fmt: skip
+        notes.append(f"fold {first} is used; there are also {shown(sorted(set(folds) - {first}))}: pass one of their lists to use it")  # fmt: skip
     texts = [[[line.strip() for _, line in read_lines(path)] for path in copy] for copy in copies]
     if any(text != texts[0] for text in texts[1:]):
-        raise UserError(f"{source.path} has different lists of one name: {shown([source.name(path) for copy in copies for path in copy])}. Pass the one you mean, with --root {source.root}.")  # fmt: skip
+        raise UserError(f"{source.path} has different lists of one fold: {shown([source.name(path) for copy in copies for path in copy])}. Pass the one you mean, with --root {source.root}.")  # fmt: skip
     if len(copies) > 1:
-        notes.append(f"{source.name(copies[0][0])} is used; the same lists are in {shown([source.name(copy[0].parent) for copy in copies[1:]])}")  # fmt: skip
+        notes.append(f"{source.name(copies[0][0])} is used; {shown([source.name(copy[0]) for copy in copies[1:]])} says the same")  # fmt: skip
     return copies[0], notes
 
 
@@ -92,19 +103,20 @@ def read_ucf101(source: Source, paths: list[Path], layout: str = "ucf101") -> Fo
 
     The groups of the names (g08) are groups of the class: "Class/g08".
     """
-    paths, notes = _one_fold(source, paths)
+    paths, notes = one_fold(source, paths)
     rows, videos = Rows(source.root), Videos(source, paths)
     classes = _class_index(source, paths[0])
-    for path in paths:
-        for number, line in read_lines(path):
-            where = f"{source.name(path)} line {number}"
-            try:
-                label, name = _ucf101_line(line.strip(), classes)
-                match = re.search(r"_(g\d+)_", name)
-                split = split_of_name(path)
-                rows.add(where, videos.find(name, label, split), (label,), split, match and f"{label}/{match.group(1)}")
-            except Refused as refused:
-                rows.refuse(where, line[:999].strip(), str(refused))
+    lines = [(path, number, line) for path in paths for number, line in read_lines(path)]
+    videos.classes = {same_class(line.split("/")[-2]) for _, _, line in lines if "/" in line}
+    for path, number, line in lines:
+        where = f"{source.name(path)} line {number}"
+        try:
+            label, name = _ucf101_line(line.strip(), classes)
+            match = re.search(r"_(g\d+)_", name)
+            split = split_of_name(path)
+            rows.add(where, videos.find(name, label, split), (label,), split, match and f"{label}/{match.group(1)}")
+        except Refused as refused:
+            rows.refuse(where, line[:999].strip(), str(refused))
     found = videos.finish(rows, layout)
     found.notes += notes
     return found
@@ -143,8 +155,9 @@ def read_hmdb51(source: Source, paths: list[Path]) -> Found:
         folds[re.sub(r".*_split(\d+)\.txt$", r"\1", path.name.lower())].append(path)
     first = min(folds, key=int)
     rows, videos = Rows(source.root), Videos(source, paths)
-    for path in folds[first]:
-        label = re.sub(r"_test_split\d+\.txt$", "", path.name, flags=re.IGNORECASE)
+    labels = {path: re.sub(r"_test_split\d+\.txt$", "", path.name, flags=re.IGNORECASE) for path in folds[first]}
+    videos.classes = set(map(same_class, labels.values()))
+    for path, label in labels.items():
         for number, line in read_lines(path):
             where, (name, _, use) = f"{source.name(path)} line {number}", line.strip()[:999].rpartition(" ")
             try:
@@ -199,100 +212,3 @@ def _add_kinetics(rows: Rows, videos: Videos, where: str, row: dict[str, str], s
     except Refused:
         file = videos.find(name, row["label"].replace(" ", "_"), split)
     rows.add(where, file, (row["label"],), split)
-
-
-def read_ssv2(source: Source, paths: list[Path]) -> Found:
-    """train/validation/test.json with id and template; the class is the template without its brackets."""
-    rows, videos = Rows(source.root), Videos(source, paths)
-    known = _ssv2_classes(paths[0].parent)
-    for path in paths:
-        for number, entry in enumerate(_entries(path), start=1):
-            where, name = f"{source.name(path)} entry {number}", ""
-            try:
-                name = _id(entry, "id")
-                label = _ssv2_label(entry, known)
-                rows.add(where, videos.find(name), (label,), split_of_name(path))
-            except Refused as refused:
-                rows.refuse(where, name or str(entry)[:99], str(refused))
-    return videos.finish(rows, "ssv2")
-
-
-def _ssv2_classes(folder: Path) -> set[str]:
-    for name in ("labels.json", "something-something-v2-labels.json"):
-        if (folder / name).is_file():
-            content = read_json(folder / name)
-            return set(content) if isinstance(content, dict) else set()
-    return set()
-
-
-def _ssv2_label(entry: dict[str, Any], known: set[str]) -> str:
-    template, label = entry.get("template"), entry.get("label")
-    if isinstance(template, str) and template.strip():
-        name = re.sub(r"[\[\]]", "", template)
-        if known and name not in known:
-            raise Refused(f"its template {name[:99]!r} is not in labels.json")
-        return name
-    if isinstance(label, str) and label in known:
-        return label
-    raise Refused("has no label")
-
-
-def read_diving48(source: Source, paths: list[Path]) -> Found:
-    """Entries vid_name,label,start_frame,end_frame; classes are the vocabulary's words, where it lies beside."""
-    paths, notes = _one_fold(source, paths)
-    rows, videos = Rows(source.root), Videos(source, paths)
-    names = _diving48_names(paths[0].parent)
-    for path in paths:
-        for number, entry in enumerate(_entries(path), start=1):
-            where, name = f"{source.name(path)} entry {number}", ""
-            try:
-                name = _id(entry, "vid_name")
-                label, span = _diving48_label(entry, names), _frames(entry)
-                rows.add(where, videos.find(name), (label,), split_of_name(path), span=span)
-            except Refused as refused:
-                rows.refuse(where, name or str(entry)[:99], str(refused))
-    found = videos.finish(rows, "diving48")
-    found.notes += notes
-    return found
-
-
-def _diving48_names(folder: Path) -> list[str]:
-    for path in sorted(folder.glob("*[vV]ocab*.json")):
-        content = read_json(path)
-        if isinstance(content, list):
-            return [" ".join(map(str, words)) if isinstance(words, list) else str(words) for words in content]
-    return []
-
-
-def _diving48_label(entry: dict[str, Any], names: list[str]) -> str:
-    label = entry.get("label")
-    if isinstance(label, bool) or not isinstance(label, (int, str)) or label == "":
-        raise Refused("has no label")
-    if not names or not str(label).isdecimal():
-        return str(label)
-    if int(label) >= len(names):
-        raise Refused(f"label is {label}, but the vocabulary has {len(names)} classes")
-    return names[int(label)]
-
-
-def _frames(entry: dict[str, Any]) -> Span | None:
-    start, end = entry.get("start_frame"), entry.get("end_frame")
-    if start is None and end is None:
-        return None
-    if type(start) is not int or type(end) is not int or not 0 <= start < end < 1 << 53:
-        raise Refused(f"start_frame,end_frame are {str(start)[:40]},{str(end)[:40]}, expected 0 <= start < end")
-    return Span(start, end, "frames")
-
-
-def _entries(path: Path) -> list[Any]:
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise UserError(f"{path} holds {type(content).__name__}, expected a list of entries, one per video.")
-    return content
-
-
-def _id(entry: Any, key: str) -> str:
-    value = entry.get(key) if isinstance(entry, dict) else None
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise Refused(f"has no {key}")
-    return str(value)

@@ -51,7 +51,7 @@ def test_ucf101_bad_lines_and_other_folds(tmp_path: Path) -> None:
     found = find_videos(tmp_path)
     assert [reason.split(":")[0] for _, reason in found.rejected] == [f"trainlist01.txt line {i}" for i in range(10, 15)]  # fmt: skip
     assert "'BabyCrawling' in classInd.txt" in found.rejected[0][1]
-    assert len(found.videos) == 15 and "the others are *list02.txt" in notes(found)
+    assert len(found.videos) == 15 and "fold 01 is used; there are also 02" in notes(found)
 
 
 def test_hmdb51(tmp_path: Path) -> None:
@@ -136,3 +136,22 @@ def test_a_video_of_another_class_with_the_same_name_is_not_taken(tmp_path: Path
     found = find_videos(tmp_path)
     assert sorted(video.video_id for video in found.videos) == ["Kickflip/2.mp4", "Ollie/1.mp4"]
     assert "in a folder 'Kickflip'" in found.rejected[0][1] and "another extension" in notes(found)
+
+
+def test_one_fold_in_two_ends_of_line_is_read_once(tmp_path: Path) -> None:
+    ucf101(tmp_path, "\n", "lf", "")
+    ucf101(tmp_path, "\r\n", "crlf", "")
+    found = find_videos(tmp_path)
+    assert splits(found) == {"train": 9, "test": 6} and not found.rejected and "says the same" in notes(found)
+    (tmp_path / "lf" / "testlist01.txt").write_text("Punch/v_Punch_g01_c01.avi\n")
+    with pytest.raises(UserError, match="different lists of one fold"):
+        find_videos(tmp_path)
+
+
+def test_one_hmdb51_list_brings_those_of_the_other_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "wave/a.avi", "run/b.avi")
+    (tmp_path / "wave_test_split2.txt").write_text("a.avi 1 \n")
+    (tmp_path / "run_test_split2.txt").write_text("b.avi 2\nb.avi 7\n")
+    for layout in (None, "hmdb51"):
+        found = find_videos(tmp_path / "wave_test_split2.txt", layout=layout)
+        assert counts(found) == {"wave": 1, "run": 1} and len(found.rejected) == 1
