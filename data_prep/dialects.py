@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.listfiles import MAX_LINE, column_roles, looks_like_video, parse_json, read_json, read_lines
+from data_prep.listfiles import MAX_LINE, brief, column_roles, looks_like_video, parse_json, read_json, read_lines
 from data_prep.source import SPLIT_NAMES, extension, shown
 
 EXPECTED = "columns path,label and optionally split,group,start,end"
@@ -61,7 +61,7 @@ def _object_row(where: str, line: str) -> Row:
 
 def _row_of(where: str, entry: Any) -> Row:
     if not isinstance(entry, dict):
-        return Row(where, {}, problem=f"is {str(entry)[:99]!r}, expected an object with path and label")
+        return Row(where, {}, problem=f"is {brief(entry)!r}, expected an object with path and label")
     keys = list(entry)
     return Row(where, {role: entry[keys[index]] for role, index in column_roles(keys).items()})
 

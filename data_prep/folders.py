@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from data_prep.errors import UserError
 from data_prep.labeled import Found, LabeledVideo
 from data_prep.source import SPLIT_NAMES, Source, is_junk, numbered_images, shown
 
+_MAX_NOTES = 50  # on single videos
 # A folder that holds the class folders, and is no class itself.
 _CONTAINERS = frozenset(["videos", "video", "clips", "data", "dataset", "frames", "rawframes", "media"])
 _LONG = "person|subject|subj|participant|user|actor|performer|patient|student|volunteer|speaker|signer|player"
@@ -124,8 +126,10 @@ def read_frame_folders(source: Source) -> Found:
         raise UserError(f"{source.root} has no folder of frames: expected <class>/<video>/frame0001.png and so on.")
     found = _read(source, shape, arrangement(source, shape))
     found.layout = "frame_folders"
-    for video in found.videos:
-        _note_frames(found, video)
+    flaws = [flaw for video in found.videos for flaw in _flaws_of_frames(video)]
+    found.notes += flaws[:_MAX_NOTES]
+    if len(flaws) > _MAX_NOTES:
+        found.notes.append(f"{len(flaws) - _MAX_NOTES} more such flaws of folders of frames")
     return found
 
 
@@ -224,14 +228,14 @@ def _note_empty_folders(root: Path, shape: Shape, found: Found) -> None:
                 found.notes.append(f"folder {name!r} holds no videos: it is not a class")
 
 
-def _note_frames(found: Found, video: LabeledVideo) -> None:
+def _flaws_of_frames(video: LabeledVideo) -> Iterator[str]:
     """What is missing from a folder of frames: numbers, bytes."""
     images = numbered_images(str(video.path))
     numbers = sorted({int(re.findall(r"\d+", name)[-1]) for name, _ in images})
     missing = numbers[-1] - numbers[0] + 1 - len(numbers) if numbers else 0
     if missing:
         gap = next(first + 1 for first, second in zip(numbers, numbers[1:]) if second != first + 1)
-        found.notes.append(f"{video.video_id}: frame {gap} is missing" + (f", and {missing - 1} more" if missing > 1 else ""))  # fmt: skip
+        yield f"{video.video_id}: frame {gap} is missing" + (f", and {missing - 1} more" if missing > 1 else "")
     empty = sorted(name for name, size in images if size == 0)
     if empty:
-        found.notes.append(f"{video.video_id}: {shown(empty)} has zero bytes")
+        yield f"{video.video_id}: {shown(empty)} has zero bytes"

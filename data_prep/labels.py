@@ -9,6 +9,8 @@ from dataclasses import replace
 from data_prep.labeled import Found
 from data_prep.source import shown
 
+MAX_LABEL = 1000  # characters; a class's name is read by people
+
 
 def clean(label: str) -> str:
     """Without outer spaces, in Unicode NFC."""
@@ -25,6 +27,7 @@ def clean_labels(found: Found) -> None:
 
     Case-only twins become the more frequent spelling; of equally frequent ones the first in sorted order.
     """
+    _refuse_unusable(found)
     counts = Counter(label for video in found.videos for label in video.labels)
     spellings: dict[str, Counter[str]] = defaultdict(Counter)
     for label, count in counts.items():
@@ -32,14 +35,22 @@ def clean_labels(found: Found) -> None:
     chosen = {key: min(names, key=lambda name: (-names[name], name)) for key, names in spellings.items()}
     new = {label: chosen[same_class(label)] for label in counts}
     _note(found, new)
+    for index, video in enumerate(found.videos):
+        labels = tuple(new[label] for label in video.labels)
+        labels = tuple(sorted(set(labels))) if found.multi_label else labels
+        if labels != video.labels:
+            found.videos[index] = replace(video, labels=labels)
+
+
+def _refuse_unusable(found: Found) -> None:
     kept = []
     for video in found.videos:
-        labels = tuple(new[label] for label in video.labels)
-        if "" in labels:
+        if any(not label.strip() for label in video.labels):
             found.rejected.append((video.video_id, "its label is empty, or only spaces"))
-            continue
-        labels = tuple(sorted(set(labels))) if found.multi_label else labels
-        kept.append(video if labels == video.labels else replace(video, labels=labels))
+        elif any(len(label) > MAX_LABEL for label in video.labels):
+            found.rejected.append((video.video_id, f"its label has more than {MAX_LABEL} characters"))
+        else:
+            kept.append(video)
     found.videos = kept
 
 

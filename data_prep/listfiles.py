@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ COLUMNS = {
     "end": ("end", "end_time", "t_end", "end_seconds", "time_end", "stop"),
 }  # fmt: skip
 
+_MAX_LISTS = 10  # in one folder of videos
+_OFFICIAL_NAME = re.compile(r"metadata\.|list\d|_split\d")
 _SPLIT_WORD = re.compile(r"(?<![a-z])(training|train|validation|validate|valid|val|dev|testing|test)(?=list|[^a-z]|$)")
 _VIDEO = r"\.(?:" + "|".join(sorted(name[1:] for name in EXTENSIONS)) + r")"
 _ENDS_AS_VIDEO = re.compile(_VIDEO + "$", re.IGNORECASE)
@@ -109,6 +112,14 @@ def column_roles(names: list[str]) -> dict[str, int]:
     return {role: cleaned.index(found[0]) for role, found in roles.items() if found}
 
 
+def brief(value: Any, most: int = 99) -> str:
+    """Any JSON value as a few characters for a message."""
+    try:
+        return str(value)[:most]
+    except (RecursionError, ValueError):  # nested too deep to print; a number of more than 4300 digits
+        return type(value).__name__
+
+
 def kind_of(path: Path) -> str | None:
     """The layout that reads this list, judged by its name and its first 64 kB; None for what is no list of videos."""
     name = path.name.lower()
@@ -183,10 +194,11 @@ def lists_by_kind(source: Source) -> dict[str, list[Path]]:
         return {kind: [path for path in with_partners(source.path) if kind_of(path) == kind]} if kind else {}
     kinds: dict[str, list[Path]] = {}
     with_videos = {os.path.dirname(video) for video in source.tree.videos}
+    beside = Counter(os.path.dirname(relative) for relative in source.tree.lists)
     for relative in source.tree.lists:
         folder = os.path.dirname(relative)
-        # A text beside each video is no list, except where it has the name of one.
-        if folder in with_videos and folder and not re.search(r"metadata\.|list\d|_split\d", relative.lower()):
+        # A text beside each video is no list of them: looking into 100,000 would take its time.
+        if folder in with_videos and beside[folder] > _MAX_LISTS and not _OFFICIAL_NAME.search(relative.lower()):
             continue
         if relative.count("/") > 3:
             continue

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.labeled import Found, Span
-from data_prep.listfiles import read_json, split_of_name
+from data_prep.listfiles import brief, read_json, split_of_name
 from data_prep.official import Videos, one_fold
 from data_prep.rows import Refused, Rows
 from data_prep.source import Source
@@ -26,7 +26,7 @@ def read_ssv2(source: Source, paths: list[Path]) -> Found:
                 label = _ssv2_label(entry, known)
                 rows.add(where, videos.find(name), (label,), split_of_name(path))
             except Refused as refused:
-                rows.refuse(where, name or str(entry)[:99], str(refused))
+                rows.refuse(where, name or brief(entry), str(refused))
     return videos.finish(rows, "ssv2")
 
 
@@ -63,7 +63,7 @@ def read_diving48(source: Source, paths: list[Path]) -> Found:
                 label, span = _diving48_label(entry, names), _frames(entry)
                 rows.add(where, videos.find(name), (label,), split_of_name(path), span=span)
             except Refused as refused:
-                rows.refuse(where, name or str(entry)[:99], str(refused))
+                rows.refuse(where, name or brief(entry), str(refused))
     found = videos.finish(rows, "diving48")
     found.notes += notes
     return found
@@ -93,7 +93,7 @@ def _frames(entry: dict[str, Any]) -> Span | None:
     if start is None and end is None:
         return None
     if type(start) is not int or type(end) is not int or not 0 <= start < end < 1 << 53:
-        raise Refused(f"start_frame,end_frame are {str(start)[:40]},{str(end)[:40]}, expected 0 <= start < end")
+        raise Refused(f"start_frame,end_frame are {brief(start, 40)},{brief(end, 40)}, expected 0 <= start < end")
     return Span(start, end, "frames")
 
 

@@ -11,6 +11,7 @@ from data_prep.errors import UserError
 from data_prep.labeled import Found, LabeledVideo, Span
 from data_prep.listfiles import (
     COLUMNS,
+    brief,
     parse_json,
     split_of_name,
 )
@@ -69,7 +70,7 @@ def _text(value: Any, role: str) -> str:
     if value is None:
         return ""
     if isinstance(value, (list, dict)):
-        raise Refused(f"{role} is {str(value)[:99]!r}, expected text")
+        raise Refused(f"{role} is {brief(value)!r}, expected text")
     return str(value).strip()
 
 
@@ -96,7 +97,7 @@ def _labels(row: Row, table: Table, several: bool) -> tuple[str, ...]:
 
 def _one_label(value: Any) -> str:
     if isinstance(value, (list, dict, bool)):
-        raise Refused(f"label is {str(value)[:99]!r}, expected text or a number")
+        raise Refused(f"label is {brief(value)!r}, expected text or a number")
     text = "" if value is None else str(value)
     if not text.strip():
         raise Refused("label is empty. Give a label, or delete the line.")
