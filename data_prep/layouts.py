@@ -1,92 +1,254 @@
-"""What people have -> labelled videos: class folders, split folders, flat names, a CSV."""
+"""What people have -> labelled videos: which layout it is, and what every layout has in common."""
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.folders import (
+    Shape,
+    arrangement,
+    read_class_folders,
+    read_class_split_folders,
+    read_flat_names,
+    read_frame_folders,
+    read_person_folders,
+    read_split_folders,
+    shape_of,
+)
+from data_prep.labeled import Found, LabeledVideo
+from data_prep.labels import clean_labels
+from data_prep.listfiles import family, in_order, kind_of, lists_by_kind, split_of_name, with_partners
+from data_prep.lists import read_mmaction2, read_pyslowfast
+from data_prep.official import read_hmdb51, read_kinetics, read_ucf101
+from data_prep.official_json import read_diving48, read_ssv2
+from data_prep.source import LIST_EXTENSIONS, Source, extension, shown
+from data_prep.tables import read_tables
 from data_prep.video import EXTENSIONS
 
-SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "validation": "validation", "val": "validation", "valid": "validation", "dev": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-_JUNK_FOLDERS = {"__macosx"}
-_CSV_COLUMNS = ("path", "label", "split", "group")
+
+def read_path_lists(source: Source, paths: list[Path]) -> Found:
+    """Paths alone, "Class/video.mp4": read as UCF101's lists without numbers are."""
+    return read_ucf101(source, paths, "path_lists")
 
 
-@dataclass(frozen=True)
-class LabeledVideo:
-    path: Path
-    video_id: str  # the path relative to the root, with forward slashes; unique
-    label: str
-    split: str | None = None
-    group: str | None = None
+def read_videofolder(source: Source, paths: list[Path]) -> Found:
+    """Hugging Face's VideoFolder: train/metadata.csv or .jsonl with file_name,label."""
+    return read_tables(source, paths, "videofolder")
 
 
-@dataclass
-class Found:
-    """What a layout read: usable rows, refused ones as (path, reason), and how many files were no videos."""
+FOLDER_LAYOUTS = {
+    "class_folders": read_class_folders,
+    "split_folders": read_split_folders,
+    "class_split_folders": read_class_split_folders,
+    "person_folders": read_person_folders,
+    "flat_names": read_flat_names,
+    "frame_folders": read_frame_folders,
+}
+# Lists that belong to the videos beside them without doubt; the others give way to class folders.
+OFFICIAL_LAYOUTS = {
+    "ucf101": read_ucf101,
+    "hmdb51": read_hmdb51,
+    "kinetics": read_kinetics,
+    "ssv2": read_ssv2,
+    "diving48": read_diving48,
+    "videofolder": read_videofolder,
+}
+LIST_LAYOUTS = {
+    "table": read_tables,
+    "pyslowfast": read_pyslowfast,
+    "mmaction2": read_mmaction2,
+    "path_lists": read_path_lists,
+}
+LAYOUTS = (*FOLDER_LAYOUTS, *OFFICIAL_LAYOUTS, *LIST_LAYOUTS)
 
-    videos: list[LabeledVideo] = field(default_factory=list)
-    rejected: list[tuple[str, str]] = field(default_factory=list)
-    other_files: Counter[str] = field(default_factory=Counter)  # by extension
-    notes: list[str] = field(default_factory=list)
 
-    def other_files_by_count(self) -> str:
-        """The files that were no videos, as "3 .txt, 1 without extension"; empty when there were none."""
-        return ", ".join(f"{count} {name or 'without extension'}" for name, count in self.other_files.most_common())
+def find_videos(
+    source: Path,
+    root: Path | None = None,
+    group_by: str | None = None,
+    layout: str | None = None,
+    label_regex: str | None = None,
+    path_prefix: str | None = None,
+) -> Found:
+    """Reads a folder of videos or a list (.csv .tsv .txt .json .jsonl); nothing of a video is opened.
 
+    `root` is where a list's paths start (default: the list's own folder); `path_prefix` a part of them to leave away.
+    `group_by` is a regular expression on the relative path: its first group (or the whole match) is the video's group;
+    `label_regex` likewise its label. `layout` is one of `LAYOUTS`, and found out when it is None.
+    Raises `UserError` when nothing usable is found, or when several readings fit.
 
-def find_videos(source: Path, root: Path | None = None, group_by: str | None = None) -> Found:
-    """Reads a folder of videos or a CSV. `root` is where a CSV's paths start (default: the CSV's own folder).
-
-    `group_by` is a regular expression on the relative path: its first group (or the whole match) is the video's group.
-    Raises `UserError` when nothing usable is found.
+    find_videos(Path("videos")).videos[0].labels == ("jump",)
     """
-    if not source.exists():
-        raise UserError(f"{source} does not exist. Give a folder of videos, or a CSV with columns path,label.")
-    if source.is_dir():
-        if root is not None:
-            raise UserError("--root says where the paths of a CSV start, but VIDEOS is a folder: leave --root out.")
-        found = _read_folder(source)
-    elif source.is_file() and source.suffix.lower() in (".csv", ".tsv"):
-        # Absolute: against a relative root, "../x" would pass for a path below it.
-        found = _read_csv(source, Path(os.path.abspath(root or source.parent)))
-    else:
-        raise UserError(f"{source} is a file: expected a folder of videos, or a .csv with columns path,label.")
+    where = _source(source, root, layout, label_regex, path_prefix)
+    found = _read(where, layout)
+    clean_labels(found)
     _reject_same_files(found)
-    _reject_unwritable_names(found)
     if group_by is not None:
         found.videos = _grouped(found.videos, group_by)
     if not found.videos:
-        raise UserError(_nothing_found(source, found))
+        raise UserError(_nothing_found(where, found))
     return found
 
 
-def _nothing_found(source: Path, found: Found) -> str:
-    refused = f" {len(found.rejected)} refused, the first: {': '.join(found.rejected[0])}" if found.rejected else ""
-    if source.is_file():
-        return f"no usable videos in {source}.{refused or ' It has no rows.'}"
+def _source(
+    path: Path, root: Path | None, layout: str | None, label_regex: str | None, path_prefix: str | None
+) -> Source:
+    if layout is not None and layout not in LAYOUTS:
+        raise UserError(f"--layout is {layout!r}, expected one of {', '.join(LAYOUTS)}.")
+    if not path.exists():
+        raise UserError(f"{path} does not exist. Give a folder of videos, or a list, as a CSV with columns path,label.")
+    if path.is_dir() and root is not None:
+        raise UserError("--root says where the paths of a list start, but VIDEOS is a folder: leave --root out.")
+    if not path.is_dir() and (not path.is_file() or extension(path.name) not in LIST_EXTENSIONS):
+        raise UserError(f"{path} is a file: expected a folder of videos, or a .csv (.tsv .txt .json .jsonl) with columns path,label.")  # fmt: skip
+    if root is not None and not root.is_dir():
+        raise UserError(f"--root {root} is not a folder. Give the one where the paths of {path.name} start.")
+    if label_regex is not None and (not path.is_dir() or layout in (*OFFICIAL_LAYOUTS, *LIST_LAYOUTS)):
+        raise UserError("--label_regex takes labels from file names, but a list has its own: leave one of them out.")
+    # Absolute: against a relative root, "../x" would pass for a path below it.
+    absolute = Path(os.path.abspath(path))
+    start = absolute if path.is_dir() else Path(os.path.abspath(root or absolute.parent))
+    pattern = None if label_regex is None else _compiled("--label_regex", label_regex)
+    return Source(absolute, start, root is not None, path_prefix, pattern)
+
+
+def _compiled(option: str, pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise UserError(f"{option} {pattern!r} is not a regular expression: {error}.") from error
+
+
+# Which layout it is
+
+
+def _read(source: Source, layout: str | None) -> Found:
+    if layout in FOLDER_LAYOUTS:
+        if not source.is_folder:
+            raise UserError(f"--layout {layout} reads a folder, but {source.path} is a file.")
+        return FOLDER_LAYOUTS[layout](source)
+    if source.label_regex is not None:
+        return _read_folders(source, [])
+    if layout is not None:
+        return _read_lists(source, layout, _lists_for(source, layout), [])
+    kinds = lists_by_kind(source)
+    if not source.is_folder:
+        return _read_lists(source, *(next(iter(kinds.items())) if kinds else ("table", [source.path])), [])
+    official = {kind: paths for kind, paths in kinds.items() if kind in OFFICIAL_LAYOUTS}
+    if len(official) > 1:
+        names = "; ".join(f"{kind}: {shown([source.name(path) for path in paths], 3)}" for kind, paths in official.items())  # fmt: skip
+        raise UserError(f"{source.path} has lists of several layouts ({names}). Say which with --layout.")
+    others = in_order([path for kind, paths in kinds.items() if kind in LIST_LAYOUTS for path in paths])
+    if official:
+        kind, paths = next(iter(official.items()))
+        return _read_lists(source, kind, paths, others)
+    return _read_folders_or_list(source, others)
+
+
+def _lists_for(source: Source, layout: str) -> list[Path]:
+    """The lists to read as the layout that the user named."""
+    if not source.is_folder:
+        return with_partners(source.path)
+    kinds = lists_by_kind(source)
+    if layout in kinds:
+        return kinds[layout] if layout in OFFICIAL_LAYOUTS else _one_family(source, kinds[layout])
+    others = [path for paths in kinds.values() for path in paths]
+    if layout in LIST_LAYOUTS and others:
+        return _one_family(source, others)
+    seen = shown([source.name(path) for path in others]) or "no lists"
+    raise UserError(f"{source.path} has no list of the layout {layout}: seen are {seen}. Pass the list itself, with --root {source.path}.")  # fmt: skip
+
+
+def _families(paths: list[Path]) -> list[list[Path]]:
+    families: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        families[family(path) if split_of_name(path) else str(path)].append(path)
+    return [in_order(members) for members in families.values()]
+
+
+def _one_family(source: Source, paths: list[Path]) -> list[Path]:
+    """The lists of one set. Raises `UserError` when the folder has several that fit."""
+    families = _families(paths)
+    split = [members for members in families if len(members) > 1]
+    if len(families) == 1 or len(split) == 1:
+        return (split or families)[0]
+    names = shown([source.name(path) for path in paths], 20)
+    raise UserError(f"{source.path} has several lists that fit: {names}. Pass the one you mean, with --root {source.path}.")  # fmt: skip
+
+
+def _read_folders_or_list(source: Source, lists: list[Path]) -> Found:
+    shape = shape_of(source)
+    if not lists:
+        return _read_folders(source, lists)
+    folders = shape.tops()
+    split = [members for members in _families(lists) if len(members) > 1]
+    if shape.frames or len(folders) > 1 or (shape.items and shape.container and folders):
+        name = _arrangement_or_none(source, shape)
+        if shape.frames or name == "split_folders" or (name is not None and not split):
+            return _read_folders(source, lists)
+    chosen = _one_family(source, lists)
+    return _read_lists(source, kind_of(chosen[0]) or "table", chosen, [path for path in lists if path not in chosen])
+
+
+def _arrangement_or_none(source: Source, shape: Shape) -> str | None:
+    try:
+        return arrangement(source, shape)
+    except UserError:
+        return None
+
+
+def _read_folders(source: Source, lists: list[Path]) -> Found:
+    shape = shape_of(source)
+    found = read_frame_folders(source) if shape.frames else FOLDER_LAYOUTS[arrangement(source, shape)](source)
+    if lists:
+        names = shown([source.name(path) for path in lists])
+        found.notes.append(f"the classes are those of the folders, lists were not read: {names}; to read one, pass it with --root {source.path}")  # fmt: skip
+    return found
+
+
+def _read_lists(source: Source, layout: str, paths: list[Path], others: list[Path]) -> Found:
+    found = {**OFFICIAL_LAYOUTS, **LIST_LAYOUTS}[layout](source, paths)
+    found.notes.insert(0, f"read as {layout}: {shown([source.name(path) for path in paths])}")
+    if others:
+        found.notes.append(f"lists that were not read: {shown([source.name(path) for path in others])}")
+    if source.is_folder:
+        _note_unlisted(source, paths, found)
+    return found
+
+
+def _note_unlisted(source: Source, paths: list[Path], found: Found) -> None:
+    tree = source.tree
+    found.rejected += tree.rejected
+    found.other_files = tree.other_files.copy()
+    found.other_files.subtract(extension(path.name) for path in paths)
+    found.other_files = +found.other_files
+    listed = {str(video.path) for video in found.videos}
+    unlisted = [video for video in tree.videos if f"{tree.root}/{video}" not in listed]
+    if unlisted:
+        found.notes.append(f"{len(unlisted)} videos are in no usable row of a list: {shown(unlisted, 3)}")
+
+
+# What all layouts have in common
+
+
+def _nothing_found(source: Source, found: Found) -> str:
+    refused = f" {len(found.rejected)} refused, the first: {': '.join(found.rejected[0])}." if found.rejected else ""
+    if not source.is_folder:
+        return f"no usable videos in {source.path}.{refused or ' It has no rows.'}"
     return (
-        f"no usable videos in {source}. Other files seen: {found.other_files_by_count() or 'none'}.{refused} "
-        "Expected <class>/<video>, train|validation|test/<class>/<video>, or <class>_<id>.mp4 in one folder; "
+        f"no usable videos in {source.path}. Other files seen: {found.other_files_by_count() or 'none'}.{refused} "
+        "Expected <class>/<video>, train|validation|test/<class>/<video>, <class>_<id>.mp4 in one folder, or a list; "
         f"extensions {' '.join(sorted(EXTENSIONS))}."
     )
 
 
 def _grouped(videos: list[LabeledVideo], group_by: str) -> list[LabeledVideo]:
-    try:
-        pattern = re.compile(group_by)
-    except re.error as error:
-        raise UserError(f"--group_by {group_by!r} is not a regular expression: {error}.") from error
+    pattern = _compiled("--group_by", group_by)
 
     def group(video: LabeledVideo) -> str:
         match = pattern.search(video.video_id)
@@ -97,221 +259,42 @@ def _grouped(videos: list[LabeledVideo], group_by: str) -> list[LabeledVideo]:
     return [replace(video, group=group(video)) for video in videos]
 
 
-# Folders
-
-
-def _read_folder(root: Path) -> Found:
-    found = Found()
-    paths = _video_files(root, found)
-    top_folders = {path.parts[0] for path in paths if len(path.parts) > 1}
-    split_folders = {name for name in top_folders if name.lower() in SPLIT_NAMES}
-    by_split = bool(top_folders) and split_folders == top_folders
-    if len(split_folders) > 1 and not by_split:
-        others = ", ".join(sorted(top_folders - split_folders))
-        raise UserError(f"{root} has split folders {', '.join(sorted(split_folders))} and also {others}: rename or move the latter; splits are {', '.join(SPLIT_NAMES)}.")  # fmt: skip
-    if by_split:
-        found.notes.append(f"split folders {', '.join(sorted(top_folders))}: kept as given")
-    for path in paths:
-        read = _split_folder_video if by_split else _class_folder_video if top_folders else _flat_video
-        video = read(root, path)
-        if isinstance(video, LabeledVideo):
-            found.videos.append(video)
-        else:
-            found.rejected.append((path.as_posix(), video))
-    _note_empty_folders(root, found)
-    return found
-
-
-def _class_folder_video(root: Path, path: PurePath) -> LabeledVideo | str:
-    if len(path.parts) == 1:
-        return "lies beside the class folders, so it has no class"
-    return LabeledVideo(root / path, path.as_posix(), path.parts[0])
-
-
-def _split_folder_video(root: Path, path: PurePath) -> LabeledVideo | str:
-    if len(path.parts) < 3:
-        return "expected <split>/<class>/<video>, but there is no class folder"
-    split = SPLIT_NAMES[path.parts[0].lower()]
-    return LabeledVideo(root / path, path.as_posix(), path.parts[1], split)
-
-
-def _flat_video(root: Path, path: PurePath) -> LabeledVideo | str:
-    label, _, number = path.stem.rpartition("_")
-    if not label or not number:
-        return "expected <class>_<id> as its name, or class folders"
-    return LabeledVideo(root / path, path.as_posix(), label)
-
-
-def _video_files(root: Path, found: Found) -> list[PurePath]:
-    """Relative paths of files with a video's extension, sorted. Links to folders are followed, but not back up."""
-
-    def unreadable(error: OSError) -> None:
-        found.rejected.append((os.path.relpath(error.filename, root), f"folder cannot be read: {error.strerror}"))
-
-    paths: list[PurePath] = []
-    above: dict[str, frozenset[str]] = {}  # folder -> the real folders on the way to it
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=unreadable):
-        way = above.get(os.path.dirname(folder), frozenset())
-        real = os.path.realpath(folder)
-        if real in way:  # a link back up would never end
-            subfolders.clear()
-            continue
-        above[folder] = way | {real}
-        subfolders[:] = sorted(name for name in subfolders if not _is_junk(name))
-        for name in sorted(names):
-            path = PurePath(os.path.relpath(os.path.join(folder, name), root))
-            if _is_junk(name):
-                continue
-            if path.suffix.lower() in EXTENSIONS:
-                paths.append(path)
-            else:
-                found.other_files[path.suffix.lower()] += 1
-    return paths
-
-
 def _reject_same_files(found: Found) -> None:
-    """One file under two names (links) is one video; under two labels, splits or groups it is none."""
-    same: dict[str, list[LabeledVideo]] = defaultdict(list)
+    """One file under two names (links) is one video; under two labels, splits or groups it is none.
+
+    A dataset's texts are UTF-8; a file's name need not be: such a video is refused too.
+    """
+    same: dict[tuple[str, object], list[LabeledVideo]] = defaultdict(list)
+    folders: dict[str, str] = {}
     for video in found.videos:
-        same[os.path.realpath(video.path)].append(video)
+        path = _real(video.path, folders)
+        try:
+            f"{path}{video.video_id}{video.labels}{video.group}".encode()
+            "".join(video.labels).encode()  # repr would escape what cannot be encoded
+        except UnicodeEncodeError:
+            found.rejected.append((video.video_id, "its name or its label is not UTF-8: rename it"))
+        else:
+            same[path, video.span].append(video)
     found.videos = []
     for videos in same.values():
-        first, *others = videos
-        if all((video.label, video.split, video.group) == (first.label, first.split, first.group) for video in others):
+        first = videos[0]
+        if len({(video.labels, video.split, video.group) for video in videos}) == 1 or _only_ids_differ(videos):
             found.videos.append(first)
-            found.rejected += [(video.video_id, f"is the same file as {first.video_id}") for video in others]
+            found.rejected += [(video.video_id, f"is the same file as {first.video_id}") for video in videos[1:]]
         else:
-            names = ", ".join(video.video_id for video in videos)
-            found.rejected += [
-                (video.video_id, f"is one file with different labels or splits: {names}") for video in videos
-            ]
+            names = shown([video.video_id for video in videos])
+            found.rejected += [(v.video_id, f"is one file with different labels or splits: {names}") for v in videos]
 
 
-def _reject_unwritable_names(found: Found) -> None:
-    """A dataset's texts are UTF-8; a file's name need not be."""
-    keep = []
-    for video in found.videos:
-        try:
-            f"{video.path.resolve()}{video.video_id}{video.label}{video.group}".encode()
-        except UnicodeEncodeError:
-            found.rejected.append((video.video_id, "its name is not UTF-8: rename it"))
-        else:
-            keep.append(video)
-    found.videos = keep
+def _only_ids_differ(videos: list[LabeledVideo]) -> bool:
+    """Clips of one file that differ in nothing but the name of the file, which is their group by default."""
+    own = all(video.span is not None and video.video_id.startswith(f"{video.group}#") for video in videos)
+    return own and len({(video.labels, video.split) for video in videos}) == 1
 
 
-def _is_junk(name: str) -> bool:
-    # Hidden files include AppleDouble twins ("._clip.mp4"), which look like videos and are not.
-    return name.startswith(".") or name.lower() in _JUNK_FOLDERS
-
-
-def _note_empty_folders(root: Path, found: Found) -> None:
-    with_videos = {PurePath(video.video_id).parts[0] for video in found.videos}
-    for folder in sorted(root.iterdir()):
-        if folder.is_dir() and not _is_junk(folder.name) and folder.name not in with_videos:
-            found.notes.append(f"folder {folder.name!r} holds no videos: it is not a class")
-    if not with_videos or any(len(PurePath(video.video_id).parts) > 1 for video in found.videos):
-        return
-    lists = sorted(path.name for path in root.glob("*.csv"))
-    if lists:
-        found.notes.append(f"labels were taken from file names; to use a list instead, pass {root / lists[0]}")
-
-
-# Lists
-
-
-def _read_csv(source: Path, root: Path) -> Found:
-    found = Found()
-    rows: dict[str, list[tuple[int, LabeledVideo]]] = defaultdict(list)
-    for line, row in _csv_rows(source):
-        video = row if isinstance(row, str) else _csv_video(row, root)
-        if isinstance(video, LabeledVideo):
-            rows[video.video_id].append((line, video))
-        else:
-            path = "" if isinstance(row, str) else row["path"]
-            found.rejected.append((path, f"{source.name} line {line}: {video}"))
-    for video_id, same in rows.items():
-        if len({(video.label, video.split, video.group) for _, video in same}) > 1:
-            lines = ", ".join(
-                f"{video.label!r} {video.split or ''}".strip() + f" on line {line}" for line, video in same
-            )
-            found.rejected.append((video_id, f"{source.name}: labelled {lines}. Keep the right line."))
-            continue
-        found.videos.append(same[0][1])
-        for line, _ in same[1:]:
-            found.rejected.append((video_id, f"{source.name} line {line}: repeats line {same[0][0]}"))
-    _check_splits(found.videos, source)
-    return found
-
-
-def _csv_rows(source: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
-    """(line number, {path, label, split, group} or what is wrong); cells stripped of spaces, absent columns empty.
-
-    Each line is read on its own, so that a quote that is never closed spoils one line and not the rest of the file.
-    """
-    try:
-        lines = source.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
-    header = next((number for number, line in enumerate(lines) if line.strip()), 0)
-    for delimiter in ",;\t":
-        try:
-            names = [name.strip().lower() for name in next(csv.reader([lines[header]], delimiter=delimiter), [])]
-        except csv.Error:
-            continue
-        if "path" in names and "label" in names:
-            break
-    else:
-        raise UserError(f"{source} line {header + 1}: got {lines[header][:100]!r}, expected columns path,label and optionally split,group.")  # fmt: skip
-    twice = [name for name in _CSV_COLUMNS if names.count(name) > 1]
-    if twice:
-        raise UserError(f"{source} line {header + 1}: there are two columns called {twice[0]!r}.")
-    columns = {name: names.index(name) for name in _CSV_COLUMNS if name in names}
-    for number, line in enumerate(lines[header + 1 :], start=header + 2):
-        if not line.strip():
-            continue
-        try:
-            cells = next(csv.reader([line], delimiter=delimiter, strict=True))
-        except csv.Error as error:
-            yield number, f"cannot be read ({error}): {line[:100]}"
-            continue
-        yield (
-            number,
-            {
-                name: cells[columns[name]].strip() if name in columns and columns[name] < len(cells) else ""
-                for name in _CSV_COLUMNS
-            },
-        )
-
-
-def _csv_video(row: dict[str, str], root: Path) -> LabeledVideo | str:
-    """The row's video, or why there is none. A path is a regular file under `root`, never a URL or a way out of it."""
-    if not row["path"]:
-        return "path is empty. Give a path, or delete the line."
-    if not row["label"]:
-        return "label is empty. Give a label, or delete the line."
-    if row["split"] and row["split"].lower() not in SPLIT_NAMES:
-        return f"split is {row['split']!r}, expected one of {', '.join(SPLIT_NAMES)}"
-    path = Path(os.path.normpath(root / row["path"].replace("\\", "/")))
-    try:
-        relative = path.relative_to(os.path.normpath(root))
-        is_file = path.is_file()
-    except OSError as error:  # a name too long, a folder that may not be entered
-        return f"cannot be read: {error.strerror}"
-    except ValueError:  # also a NUL character
-        return f"is not under {root}. Move the video there, or say --root."
-    if not is_file:
-        return f"no such file under {root}"
-    if path.suffix.lower() not in EXTENSIONS:
-        return f"extension {path.suffix!r} is not one of {' '.join(sorted(EXTENSIONS))}"
-    split = SPLIT_NAMES.get(row["split"].lower())
-    return LabeledVideo(path, relative.as_posix(), row["label"], split, row["group"] or None)
-
-
-def _check_splits(videos: list[LabeledVideo], source: Path) -> None:
-    without = [video for video in videos if video.split is None]
-    if without and len(without) < len(videos):
-        raise UserError(
-            f"{source}: {len(without)} of {len(videos)} rows have no split, the first {without[0].video_id!r}. "
-            "Give every row a split, or none."
-        )
+def _real(path: Path, folders: dict[str, str]) -> str:
+    """`os.path.realpath`, with each folder resolved once: one look at the file system per video."""
+    folder, _, name = str(path).rpartition("/")
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    return os.path.realpath(path) if os.path.islink(path) else f"{folders[folder]}/{name}"

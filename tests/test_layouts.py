@@ -19,7 +19,9 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def read(source: Path, **options: object) -> dict[str, tuple[str, str | None, str | None]]:
-    return {video.video_id: (video.label, video.split, video.group) for video in find_videos(source, **options).videos}  # type: ignore[arg-type]
+    return {
+        video.video_id: (video.labels[0], video.split, video.group) for video in find_videos(source, **options).videos
+    }  # type: ignore[arg-type]
 
 
 def test_class_folders_at_any_depth(tmp_path: Path) -> None:
@@ -47,7 +49,7 @@ def test_a_class_called_train_beside_others_is_a_class(tmp_path: Path) -> None:
 def test_flat_names_split_at_the_last_underscore(tmp_path: Path) -> None:
     touch(tmp_path, "kick_flip_1.mp4", "class1_1.mp4", "class10_1.mp4", "nounderscore.mp4")
     found = find_videos(tmp_path)
-    assert {video.label for video in found.videos} == {"kick_flip", "class1", "class10"}
+    assert {video.labels[0] for video in found.videos} == {"kick_flip", "class1", "class10"}
     assert found.rejected == [("nounderscore.mp4", "expected <class>_<id> as its name, or class folders")]
 
 
@@ -120,10 +122,11 @@ def test_every_bad_csv_row_is_named_with_its_line(tmp_path: Path) -> None:
     found = find_videos(source)
     assert [video.video_id for video in found.videos] == ["good.mp4", "twice.mp4", "split.mp4"]
     lines = {int(reason.split("line ")[1].split(":")[0].split(",")[0]) for _, reason in found.rejected}
-    assert lines == {3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 17}
-    assert (
-        dict(found.rejected)["both.mp4"] == "l.csv: labelled 'run' on line 14, 'jump' on line 15. Keep the right line."
-    )
+    assert lines == {3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 17}
+    assert [reason for path, reason in found.rejected if path == "both.mp4"] == [
+        "l.csv line 14: labelled 'run', but labelled 'jump' on line 15. Keep the right one.",
+        "l.csv line 15: labelled 'jump', but labelled 'run' on line 14. Keep the right one.",
+    ]
 
 
 def test_absolute_csv_paths_under_the_root_are_taken(tmp_path: Path) -> None:
