@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from data_prep.duplicates import find_duplicates, join_groups, name_groups
 from data_prep.errors import UserError
+from data_prep.facts import Related
 from data_prep.labeled import Found, LabeledVideo
 from data_prep.scan import Scanned
 from data_prep.shards import Place
@@ -25,21 +26,12 @@ class Known:
     pictures: Place
 
 
-@dataclass(frozen=True, slots=True)
-class Related:
-    """Two videos that share content, by position in `Collection.videos` or among the refused."""
-
-    first: str
-    second: str
-    kind: str  # identical, copy or mirrored
-    problem: str = ""  # conflict: two labels; leak: two given splits
-
-
 @dataclass
 class Collection:
     """What of the videos is usable, in the order in which they were found."""
 
     videos: list[Known] = field(default_factory=list)
+    conflicting: list[Known] = field(default_factory=list)  # usable, but refused for another label on the same content
     rejected: list[tuple[str, str]] = field(default_factory=list)
     related: list[Related] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -118,6 +110,7 @@ def _refuse(collection: Collection, conflicting: dict[int, tuple[str, int]]) -> 
                 "or pass --keep_conflicts",
             )
         )
+    collection.conflicting = [known for index, known in enumerate(videos) if index in conflicting]
     collection.videos = [known for index, known in enumerate(videos) if index not in conflicting]
     if not collection.videos:
         raise UserError("every video is there under another label too: correct the labels, or pass --keep_conflicts.")

@@ -22,6 +22,7 @@ from data_prep.schema import SPLITS, dataset_features
 from data_prep.shards import Job, Place, Rows, write_scanned
 from data_prep.split import DEFAULT_SPLITS, fold_videos, given_splits, groups_across, small_classes, split_videos
 from data_prep.store import (
+    PAGE,
     REJECTED,
     SCANNED,
     SUMMARY,
@@ -68,14 +69,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "scan_settings": scan_settings(storing(options)),
             "stored_bytes": sum(known.scanned.stored_bytes for known in collection.videos),
             "seconds": round(time.monotonic() - started, 1),
+            "dataset": Path(options.dataset).name,
         }
-        write_report(directory, collection, split_of, summary, options)
+        write_report(directory, collection, split_of, summary, options.num_proc)
         write_rejected(f"{directory}/{REJECTED}", collection.rejected)
         write_json(f"{directory}/{SUMMARY}", summary)
         if not is_url(options.dataset):
             put_in_place(Path(directory), Path(options.dataset))
     print(format_summary(summary, collection.rejected))
-    print(f"wrote {options.dataset} in {summary['seconds']:.0f} s")
+    print(f"wrote {options.dataset} in {time.monotonic() - started:.0f} s; look at {options.dataset}/{PAGE}")
     return finish(summary, options)
 
 
@@ -88,7 +90,7 @@ def finish(summary: dict[str, Any], options: argparse.Namespace) -> dict[str, An
 def _inputs(jobs: list[Job], found: Found, options: argparse.Namespace) -> str:
     """Names all that the dataset is made from: the videos as they are now, and the options that matter to it."""
     apart = {"overwrite", "num_proc", "time_limit", "engine", "ray_address", "work", "push_to_hub", "public", "dataset"}
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(repr(scan_settings(storing(options))).encode(), digest_size=16)
     digest.update(repr(sorted((k, str(v)) for k, v in vars(options).items() if k not in apart)).encode("utf-8", "surrogatepass"))
     for job in jobs:
         facts = (job.key, job.video.video_id, job.video.labels, job.video.split, job.video.group)

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
+import sys
+import tempfile
+import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePath
 from typing import Any
 
 import fsspec
+import numpy as np
 
-from data_prep.collection import Collection
+from data_prep.collection import Collection, Known
 from data_prep.errors import printable
-from data_prep.schema import SPLITS
-from data_prep.store import SUMMARY
+from data_prep.facts import PageFacts, VideoFact
+from data_prep.images import decode_jpeg
+from data_prep.limits import VideoError
+from data_prep.page import write_page
+from data_prep.schema import SPLITS, STORE_COLUMN
+from data_prep.shards import Rows
+from data_prep.store import SUMMARY, is_url
+from data_prep.video import read_frames
+
+_LOOK_SECONDS = 60.0  # to read frames for the report, all in all
+_LONG_DECODE_SECONDS = 20.0  # a video that takes longer is not shown
 
 
 def summarize(collection: Collection, split_of: list[str], layout: str) -> dict[str, Any]:
@@ -61,8 +77,82 @@ def write_rejected(path: str, rejected: list[tuple[str, str]]) -> None:
         writer.writerows(rejected)
 
 
-def write_report(*arguments: Any) -> None:
-    pass
+def write_report(
+    directory: str | Path, collection: Collection, split_of: list[str], summary: dict[str, Any], num_proc: int
+) -> None:
+    """`report.html` and the pictures in `report/`, at a path or URL."""
+    command = "python -m data_prep " + " ".join(shlex.quote(word) for word in sys.argv[1:])
+    facts = PageFacts(
+        title=PurePath(str(summary["dataset"])).name,
+        command=command if Path(sys.argv[0]).parent.name == "data_prep" else "",
+        labels=collection.labels,
+        videos=[_fact(known, split) for known, split in zip(collection.videos, split_of)],
+        rejected=collection.rejected,
+        related=collection.related,
+        notes=collection.notes,
+        store=summary["store"],
+        stored_bytes=summary["stored_bytes"],
+        wall_seconds=summary["seconds"],
+        num_proc=num_proc,
+    )
+    look = Look([*collection.videos, *collection.conflicting], summary["store"])
+    if not is_url(str(directory)):
+        write_page(Path(directory), facts, look)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_page(Path(folder), facts, look)
+        files, inner = fsspec.url_to_fs(str(directory))
+        files.put(f"{folder}/", f"{inner}/", recursive=True)
+
+
+def _fact(known: Known, split: str) -> VideoFact:
+    video, scanned, source = known.video, known.scanned, known.scanned.source
+    if source is None:
+        raise ValueError(f"{video.video_id} was refused")
+    return VideoFact(
+        video.video_id, video.labels, split, video.group, source.num_frames, source.fps, source.duration, source.height,
+        source.width, source.codec, scanned.num_bytes, scanned.brightness, scanned.decode_seconds,
+    )  # fmt: skip
+
+
+class Look:
+    """Frames of videos for the report, from what is stored of them, or else from their files."""
+
+    def __init__(self, videos: Iterable[Known], store: str):
+        self.videos = {known.video.video_id: known for known in videos}
+        self.store = store
+        self.pictures = Rows([STORE_COLUMN[store]])  # type: ignore[index]
+        self.seconds_left = _LOOK_SECONDS
+
+    def __call__(self, video_id: str, positions: list[float]) -> np.ndarray | None:
+        """uint8 RGB `(len(positions), height, width, 3)` at relative positions 0 to 1; None when that takes too long."""
+        known = self.videos.get(video_id)
+        if known is None or self.seconds_left < 0 or known.scanned.decode_seconds > _LONG_DECODE_SECONDS:
+            return None
+        started = time.monotonic()
+        try:
+            return self._read(known, positions)
+        except (VideoError, OSError):
+            return None
+        finally:
+            self.seconds_left -= time.monotonic() - started
+
+    def _read(self, known: Known, positions: list[float]) -> np.ndarray:
+        source, stored = known.scanned.source, known.scanned.stored
+        if source is None or stored is None:
+            raise VideoError("was refused")
+        if self.store == "files" or known.pictures is None:
+            return read_frames(known.video.path, [source.first_frame + i for i in _indices(positions, source.num_frames)])
+        indices = _indices(positions, stored.num_frames)
+        kept = self.pictures.read(known.pictures)
+        if self.store == "frames":
+            return np.stack([decode_jpeg(kept["frames"][i]) for i in indices])
+        clip = kept["video"]
+        return read_frames(clip["bytes"] if isinstance(clip, dict) else clip, indices)
+
+
+def _indices(positions: list[float], num_frames: int) -> list[int]:
+    return [min(num_frames - 1, int(position * num_frames)) for position in positions]
 
 
 def format_summary(summary: dict[str, Any], rejected: list[tuple[str, str]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -50,7 +51,7 @@ class Work:
 
 def _settings(storing: Storing) -> dict[str, object]:
     # The time limit changes only what is refused; a scan that ended is as good under another one.
-    return {"version": _VERSION, **asdict(replace(storing, time_limit=0.0))}
+    return {"version": _VERSION, "av": importlib.metadata.version("av"), **asdict(replace(storing, time_limit=0.0))}
 
 
 def _settings_of(path: str) -> object:
