@@ -152,10 +152,10 @@ def read_hmdb51(source: Source, paths: list[Path]) -> Found:
     """<class>_test_split1.txt, lines "name 1 " (train), "name 2 " (test) or "name 0 " (unused)."""
     folds: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        number = re.search(r"_test_split(\d+)\.txt$", path.name.lower())
-        if number is None:
+        match = re.search(r"_test_split(\d+)\.txt$", path.name.lower())
+        if match is None:
             raise UserError(f"{path} has another name than HMDB51's lists, expected <class>_test_split1.txt.")
-        folds[number.group(1)].append(path)
+        folds[match.group(1)].append(path)
     first = min(folds, key=int)
     rows, videos = Rows(source.root), Videos(source, paths)
     labels = {path: re.sub(r"_test_split\d+\.txt$", "", path.name, flags=re.IGNORECASE) for path in folds[first]}
