@@ -26,6 +26,7 @@ from data_prep.listfiles import family, in_order, kind_of, lists_by_kind, split_
 from data_prep.lists import read_mmaction2, read_pyslowfast
 from data_prep.official import read_hmdb51, read_kinetics, read_ucf101
 from data_prep.official_json import read_diving48, read_ssv2
+from data_prep.same_files import reject_same_files
 from data_prep.source import LIST_EXTENSIONS, Source, extension, shown
 from data_prep.tables import read_tables
 from data_prep.video import EXTENSIONS
@@ -87,7 +88,7 @@ def find_videos(
     where = _source(source, root, layout, label_regex, path_prefix)
     found = _read(where, layout)
     clean_labels(found)
-    _reject_same_files(found)
+    reject_same_files(found)
     if group_by is not None:
         found.videos = _grouped(found.videos, group_by)
     if not found.videos:
@@ -214,6 +215,9 @@ def _read_folders(source: Source, lists: list[Path]) -> Found:
 def _read_lists(source: Source, layout: str, paths: list[Path], others: list[Path]) -> Found:
     found = {**OFFICIAL_LAYOUTS, **LIST_LAYOUTS}[layout](source, paths)
     found.notes.insert(0, f"read as {layout}: {shown([source.name(path) for path in paths])}")
+    split = split_of_name(paths[0])
+    if len(paths) == 1 and split and {video.split for video in found.videos} == {split}:
+        found.notes.append(f"{paths[0].name} says {split} by its name, and there is no list of another split: all videos are {split}")  # fmt: skip
     if others:
         found.notes.append(f"lists that were not read: {shown([source.name(path) for path in others])}")
     if source.is_folder:
@@ -257,44 +261,3 @@ def _grouped(videos: list[LabeledVideo], group_by: str) -> list[LabeledVideo]:
         return match.group(1) if pattern.groups and match.group(1) is not None else match.group(0)
 
     return [replace(video, group=group(video)) for video in videos]
-
-
-def _reject_same_files(found: Found) -> None:
-    """One file under two names (links) is one video; under two labels, splits or groups it is none.
-
-    A dataset's texts are UTF-8; a file's name need not be: such a video is refused too.
-    """
-    same: dict[tuple[str, object], list[LabeledVideo]] = defaultdict(list)
-    folders: dict[str, str] = {}
-    for video in found.videos:
-        path = _real(video.path, folders)
-        try:
-            f"{path}{video.video_id}{video.labels}{video.group}".encode()
-            "".join(video.labels).encode()  # repr would escape what cannot be encoded
-        except UnicodeEncodeError:
-            found.rejected.append((video.video_id, "its name or its label is not UTF-8: rename it"))
-        else:
-            same[path, video.span].append(video)
-    found.videos = []
-    for videos in same.values():
-        first = videos[0]
-        if len({(video.labels, video.split, video.group) for video in videos}) == 1 or _only_ids_differ(videos):
-            found.videos.append(first)
-            found.rejected += [(video.video_id, f"is the same file as {first.video_id}") for video in videos[1:]]
-        else:
-            names = shown([video.video_id for video in videos])
-            found.rejected += [(v.video_id, f"is one file with different labels or splits: {names}") for v in videos]
-
-
-def _only_ids_differ(videos: list[LabeledVideo]) -> bool:
-    """Clips of one file that differ in nothing but the name of the file, which is their group by default."""
-    own = all(video.span is not None and video.video_id.startswith(f"{video.group}#") for video in videos)
-    return own and len({(video.labels, video.split) for video in videos}) == 1
-
-
-def _real(path: Path, folders: dict[str, str]) -> str:
-    """`os.path.realpath`, with each folder resolved once: one look at the file system per video."""
-    folder, _, name = str(path).rpartition("/")
-    if folder not in folders:
-        folders[folder] = os.path.realpath(folder)
-    return os.path.realpath(path) if os.path.islink(path) else f"{folders[folder]}/{name}"

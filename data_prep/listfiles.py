@@ -36,7 +36,7 @@ _SPLIT_WORD = re.compile(r"(?<![a-z])(training|train|validation|validate|valid|v
 _VIDEO = r"\.(?:" + "|".join(sorted(name[1:] for name in EXTENSIONS)) + r")"
 _ENDS_AS_VIDEO = re.compile(_VIDEO + "$", re.IGNORECASE)
 _SPACED = re.compile(rf"\S.*{_VIDEO} \S+(?: \S+)*$", re.IGNORECASE)
-_RAWFRAMES = re.compile(r"\S.* \d+ \d+$")
+_RAWFRAMES = re.compile(r"\S*[A-Za-z/_].* \d+ \d+$")
 
 
 def read_text(path: Path) -> str:
@@ -171,7 +171,8 @@ def _kind_of_lines(path: Path, lines: list[str]) -> str | None:
         roles = column_roles(names)
         if path.name.lower() == "metadata.csv" and "file_name" in names and "label" in roles:
             return "videofolder"
-        if "path" in roles and len(names) > 1:
+        # A column "name" alone may be of anything; classes may be columns of 0 and 1.
+        if "path" in roles and ("label" in roles or _has_one_hot_cells(lines[1:2], separator)):
             return "table"
     if _share(lines, lambda line: any(looks_like_video(cell) for s in ",;\t" for cell in line.split(s)[:9])) > 0.5:
         separated = _share(lines, lambda line: any(s in line for s in ",;\t"))
@@ -181,6 +182,10 @@ def _kind_of_lines(path: Path, lines: list[str]) -> str | None:
         several = any(re.search(_VIDEO + r"(?: \d+){2,}$", line, re.IGNORECASE) for line in spaced)
         return "mmaction2" if several else "pyslowfast"
     return "mmaction2" if _share(lines, lambda line: _RAWFRAMES.match(line.strip()) is not None) > 0.5 else None
+
+
+def _has_one_hot_cells(lines: list[str], separator: str) -> bool:
+    return any(sum(cell.strip() in ("0", "1") for cell in line.split(separator)) > 1 for line in lines)
 
 
 def _share(lines: list[str], test: Any) -> float:

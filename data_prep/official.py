@@ -152,7 +152,10 @@ def read_hmdb51(source: Source, paths: list[Path]) -> Found:
     """<class>_test_split1.txt, lines "name 1 " (train), "name 2 " (test) or "name 0 " (unused)."""
     folds: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        folds[re.sub(r".*_split(\d+)\.txt$", r"\1", path.name.lower())].append(path)
+        match = re.search(r"_test_split(\d+)\.txt$", path.name.lower())
+        if match is None:
+            raise UserError(f"{path} has another name than HMDB51's lists, expected <class>_test_split1.txt.")
+        folds[match.group(1)].append(path)
     first = min(folds, key=int)
     rows, videos = Rows(source.root), Videos(source, paths)
     labels = {path: re.sub(r"_test_split\d+\.txt$", "", path.name, flags=re.IGNORECASE) for path in folds[first]}
@@ -181,9 +184,10 @@ def read_kinetics(source: Source, paths: list[Path]) -> Found:
     rows, videos = Rows(source.root), Videos(source, paths)
     for path in paths:
         lines = list(read_lines(path))
-        header = [name.strip().lower() for name in split_cells(lines[0][1], ",") or []]
+        first = lines[0][1] if lines else ""
+        header = [name.strip().lower() for name in split_cells(first, ",") or []]
         if not {"youtube_id", "time_start", "time_end"} <= set(header):
-            raise UserError(f"{path} line 1: got {lines[0][1][:100]!r}, expected label,youtube_id,time_start,time_end,split.")  # fmt: skip
+            raise UserError(f"{path} line 1: got {first[:100]!r}, expected label,youtube_id,time_start,time_end,split.")  # fmt: skip
         for number, line in lines[1:]:
             where = f"{source.name(path)} line {number}"
             cells = split_cells(line, ",") if len(line) <= MAX_LINE else None

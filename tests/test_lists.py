@@ -228,3 +228,63 @@ def test_lists_are_read_in_linear_time(tmp_path: Path) -> None:
     found = find_videos(tmp_path / "l.csv")
     assert time.monotonic() - begin < 5
     assert Counter(path for path, _ in found.rejected)["v/0.mp4"] == 20_001 and len(found.videos) == 199
+
+
+def test_a_list_in_a_subfolder_may_lead_back_to_the_videos(tmp_path: Path) -> None:
+    touch(tmp_path, "in/videos/1.mp4", "in/videos/2.mp4", "out.mp4")
+    (tmp_path / "in" / "annotations").mkdir()
+    text = "path,label\n../videos/1.mp4,run\nvideos/2.mp4,jump\n../../out.mp4,run\n"
+    (tmp_path / "in" / "annotations" / "l.csv").write_text(text)
+    found = find_videos(tmp_path / "in")
+    assert [video.video_id for video in found.videos] == ["videos/1.mp4", "videos/2.mp4"]
+    assert found.rejected[0][1].startswith("annotations/l.csv line 4: is not under")
+
+
+def test_videos_that_no_list_names_are_told(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4", "3.mp4", "notes.md")
+    (tmp_path / "l.csv").write_text("path,label\n1.mp4,run\n2.mp4,jump\n")
+    found = find_videos(tmp_path)
+    assert "1 videos are in no usable row of a list: 3.mp4" in notes(found) and found.other_files == {".md": 1}
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900, 990, 5000])
+def test_json_nested_deep_is_refused_by_line(tmp_path: Path, depth: int) -> None:
+    touch(tmp_path, "1.mp4")
+    deep = "[" * depth + "]" * depth
+    (tmp_path / "l.jsonl").write_text(f'{{"path": "1.mp4", "label": "run"}}\n{{"path": {deep}, "label": 1}}\n{deep}\n')
+    assert [text[:14] for _, text in find_videos(tmp_path / "l.jsonl").rejected] == ["l.jsonl line 2", "l.jsonl line 3"]
+
+
+def test_a_text_is_not_taken_for_a_label(tmp_path: Path) -> None:
+    touch(tmp_path, "1.mp4", "2.mp4")
+    (tmp_path / "l.csv").write_text(f"path,label\n1.mp4,{'x' * 5000}\n2.mp4,run\n")
+    assert find_videos(tmp_path / "l.csv").rejected == [("1.mp4", "its label has more than 1000 characters")]
+
+
+def test_texts_beside_videos_are_no_lists(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/{i}.mp4" for name in CLASSES for i in range(20)))
+    for name in CLASSES:
+        for i in range(20):
+            (tmp_path / name / f"{i}.json").write_text('[{"path": "1.mp4", "label": "x"}]')
+    found = find_videos(tmp_path)
+    assert len(found.videos) == 80 and found.other_files == {".json": 80} and not found.notes
+
+
+@pytest.mark.parametrize("layout", ["hmdb51", "kinetics", "ssv2", "diving48"])
+def test_a_list_of_another_layout_than_the_forced_one_is_a_message(tmp_path: Path, layout: str) -> None:
+    touch(tmp_path, "1.mp4")
+    (tmp_path / "l.csv").write_text("path,label\n1.mp4,run\n")
+    with pytest.raises(UserError):
+        find_videos(tmp_path / "l.csv", layout=layout)
+    with pytest.raises(UserError, match="--root .* is not a folder"):
+        find_videos(tmp_path / "l.csv", root=tmp_path / "none")
+    with pytest.raises(UserError, match="--label_regex takes labels from file names"):
+        find_videos(tmp_path / "l.csv", label_regex="x")
+
+
+def test_a_list_of_something_else_leaves_the_videos_to_their_names(tmp_path: Path) -> None:
+    touch(tmp_path, "run_1.mp4", "jump_1.mp4")
+    (tmp_path / "people.csv").write_text("name,age\nAnna,31\n")
+    (tmp_path / "numbers.txt").write_text("0 12 33\n1 10 20\n")
+    found = find_videos(tmp_path)
+    assert found.layout == "flat_names" and counts(found) == {"run": 1, "jump": 1}
