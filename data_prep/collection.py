@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from data_prep.duplicates import find_duplicates, join_groups, name_groups
 from data_prep.errors import UserError
-from data_prep.facts import Related
 from data_prep.labeled import Found, LabeledVideo
+from data_prep.report.facts import Related
 from data_prep.scan import Scanned
 from data_prep.shards import Place
 from data_prep.split import Member
@@ -22,8 +22,8 @@ class Known:
 
     video: LabeledVideo
     scanned: Scanned
-    facts: Place
-    pictures: Place
+    facts: Place | None
+    pictures: Place | None
 
 
 @dataclass
@@ -62,16 +62,14 @@ def collect(found: Found, known: Sequence[Known]) -> Collection:
 
 
 def relate(
-    collection: Collection, fingerprint: Callable[[Place], bytes], keep_conflicts: bool, given: bool
+    collection: Collection, fingerprint: Callable[[Place | None], bytes], keep_conflicts: bool, given: bool
 ) -> None:
     """Finds videos that share content: joins them to groups, refuses conflicting labels, names leaks.
 
     `given`: the videos came with splits, which stay; so do the groups.
     """
     videos = collection.videos
-    pairs = find_duplicates(
-        [known.scanned.digest for known in videos], lambda index: fingerprint(videos[index].facts)
-    )
+    pairs = find_duplicates([known.scanned.digest for known in videos], lambda index: fingerprint(videos[index].facts))
     conflicting: dict[int, tuple[str, int]] = {}
     for pair in pairs:
         first, second = (videos[index].video for index in (pair.first, pair.second))

@@ -12,7 +12,7 @@ from data_prep.limits import MAX_STORED_BYTES, VideoError
 
 # Groups of 16 pictures with 7 B-frames between anchors, none of which another frame needs: a reader decodes the anchors
 # before a wanted frame and nothing else. No deblocking and no arithmetic coding, which cost a decoder most.
-_OPTIONS = {
+_OPTIONS: dict[str, object] = {
     "preset": "veryfast",
     "tune": "fastdecode",
     "crf": "23",

@@ -12,15 +12,12 @@ from typing import Any
 from tqdm import tqdm
 
 from data_prep.scan import Scanned
-from data_prep.shards import CHUNK_SIZE, Job, Place, scan_task
+from data_prep.shards import CHUNK_SIZE, Job, scan_task
 from data_prep.store import is_url, write_parquet_file
-from data_prep.work import Work
+from data_prep.work import ByKey, Work
 from data_prep.workers import Lost, run_chunks
 
 _SAMPLE_SIZE = 16  # videos, from which time and disk are estimated
-
-# What is known of a video by its key: facts, where its fingerprint lies, where its pictures lie.
-ByKey = dict[str, tuple[Scanned, Place | None, Place | None]]
 
 
 def scan_all(jobs: list[Job], work: Work, options: argparse.Namespace) -> ByKey:
@@ -112,7 +109,13 @@ def _existing(path: Path) -> Path:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds > 5400
+        else f"{seconds / 60:.0f} min"
+        if seconds > 90
+        else f"{seconds:.0f} s"
+    )
 
 
 def _size(num_bytes: float) -> str:

@@ -20,8 +20,14 @@ _DESCRIPTION = "A folder or list of videos becomes a checked dataset with a repo
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The checked options. Raises `UserError`."""
     parser = CommandLine(prog="python -m data_prep", description=_DESCRIPTION)
-    parser.add_argument("videos", type=Path, metavar="VIDEOS", help="folder of videos, or a list of them (csv, tsv, jsonl, json, txt)")
-    parser.add_argument("dataset", metavar="DATASET", help="directory to write, which `datasets.load_from_disk` opens; or a URL as s3://bucket/name, for Parquet files")
+    parser.add_argument(
+        "videos", type=Path, metavar="VIDEOS", help="folder of videos, or a list of them (csv, tsv, jsonl, json, txt)"
+    )
+    parser.add_argument(
+        "dataset",
+        metavar="DATASET",
+        help="directory to write, which `datasets.load_from_disk` opens; or a URL as s3://bucket/name, for Parquet files",
+    )
     _add_layout(parser)
     _add_splits(parser)
     _add_store(parser)
@@ -33,10 +39,21 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def _add_layout(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what VIDEOS is")
-    group.add_argument("--layout", choices=sorted(LAYOUTS), metavar="NAME", help=f"how to read it, where that is not clear: {', '.join(sorted(LAYOUTS))}")
+    group.add_argument(
+        "--layout",
+        choices=sorted(LAYOUTS),
+        metavar="NAME",
+        help=f"how to read it, where that is not clear: {', '.join(sorted(LAYOUTS))}",
+    )
     group.add_argument("--root", type=Path, help="where the paths of a list start (default: the list's folder)")
-    group.add_argument("--path_prefix", metavar="PREFIX", help="leave this beginning of a list's paths away, as of another machine's folder")
-    group.add_argument("--label_regex", metavar="REGEX", help="on the relative path; the first group of the match is the label")
+    group.add_argument(
+        "--path_prefix",
+        metavar="PREFIX",
+        help="leave this beginning of a list's paths away, as of another machine's folder",
+    )
+    group.add_argument(
+        "--label_regex", metavar="REGEX", help="on the relative path; the first group of the match is the label"
+    )
 
 
 def _add_splits(parser: argparse.ArgumentParser) -> None:
@@ -46,33 +63,100 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
         help="shares of videos (or groups) per split, where the splits are not given (default: "
         + " ".join(map(str, DEFAULT_SPLITS)) + ")",
     )  # fmt: skip
-    group.add_argument("--validation_from_train", type=float, metavar="SHARE", help="where splits are given without a validation split: take this share of train for it, whole groups, by class")
-    group.add_argument("--folds", type=int, metavar="N", help="instead of splits: a column `fold` from 0 to N-1, for cross-validation with `--test_fold` of the training command")
-    group.add_argument("--keep_splits", type=Path, metavar="DATASET", help="videos (and their groups) that this earlier dataset holds stay in the split they have there")
+    group.add_argument(
+        "--validation_from_train",
+        type=float,
+        metavar="SHARE",
+        help="where splits are given without a validation split: take this share of train for it, whole groups, by class",
+    )
+    group.add_argument(
+        "--folds",
+        type=int,
+        metavar="N",
+        help="instead of splits: a column `fold` from 0 to N-1, for cross-validation with `--test_fold` of the training command",
+    )
+    group.add_argument(
+        "--keep_splits",
+        type=Path,
+        metavar="DATASET",
+        help="videos (and their groups) that this earlier dataset holds stay in the split they have there",
+    )
     group.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
-    group.add_argument("--group_by", metavar="REGEX", help="on the relative path; videos with the same first group of the match never fall into two splits")
+    group.add_argument(
+        "--group_by",
+        metavar="REGEX",
+        help="on the relative path; videos with the same first group of the match never fall into two splits",
+    )
     group.add_argument("--no_duplicates", action="store_true", help="do not look for copies of the same content")
-    group.add_argument("--keep_conflicts", action="store_true", help="keep videos whose content is there under another label too, instead of refusing both")
+    group.add_argument(
+        "--keep_conflicts",
+        action="store_true",
+        help="keep videos whose content is there under another label too, instead of refusing both",
+    )
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is stored")
-    group.add_argument("--store", choices=STORES, default="files", help="files: the videos as they are; clips: copies that are quick to read (H.264, short groups of pictures); frames: every frame as a JPEG (default: files)")
-    group.add_argument("--embed", action="store_true", help="with --store files: put the videos' bytes into the dataset, instead of their paths")
-    group.add_argument("--short_side", type=int, default=256, help="px of the stored pictures' short side at most, with --store clips or frames (default: 256)")
-    group.add_argument("--frame_rate", type=float, metavar="FPS", help="frames per second at most, with --store clips or frames (default: all)")
-    group.add_argument("--overwrite", action="store_true", help="replace DATASET, if data_prep wrote it; what it holds of unchanged videos is used again")
+    group.add_argument(
+        "--store",
+        choices=STORES,
+        default="files",
+        help="files: the videos as they are; clips: copies that are quick to read (H.264, short groups of pictures); frames: every frame as a JPEG (default: files)",
+    )
+    group.add_argument(
+        "--embed",
+        action="store_true",
+        help="with --store files: put the videos' bytes into the dataset, instead of their paths",
+    )
+    group.add_argument(
+        "--short_side",
+        type=int,
+        default=256,
+        help="px of the stored pictures' short side at most, with --store clips or frames (default: 256)",
+    )
+    group.add_argument(
+        "--frame_rate",
+        type=float,
+        metavar="FPS",
+        help="frames per second at most, with --store clips or frames (default: all)",
+    )
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace DATASET, if data_prep wrote it; what it holds of unchanged videos is used again",
+    )
     group.add_argument("--push_to_hub", metavar="ME/NAME", help="publish the dataset there, with the videos in it")
-    group.add_argument("--public", action="store_true", help="with --push_to_hub: for everybody to see (default: private)")
+    group.add_argument(
+        "--public", action="store_true", help="with --push_to_hub: for everybody to see (default: private)"
+    )
 
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how the work is done")
-    group.add_argument("--num_proc", type=int, default=available_cores(), help="processes that decode (default: the number of cores)")
-    group.add_argument("--time_limit", type=float, default=TIME_LIMIT_SECONDS, metavar="SECONDS", help=f"to scan one video; what takes longer is refused (default: {TIME_LIMIT_SECONDS:g})")
-    group.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: on all machines of a Ray cluster that see VIDEOS under the same path (default: local)")
-    group.add_argument("--ray_address", metavar="ADDRESS", help="of the cluster (default: RAY_ADDRESS, else one on this machine)")
-    group.add_argument("--work", metavar="DIRECTORY", help="where scanned videos wait until the dataset is written, and an interrupted run goes on from (default: beside DATASET)")
+    group.add_argument(
+        "--num_proc", type=int, default=available_cores(), help="processes that decode (default: the number of cores)"
+    )
+    group.add_argument(
+        "--time_limit",
+        type=float,
+        default=TIME_LIMIT_SECONDS,
+        metavar="SECONDS",
+        help=f"to scan one video; what takes longer is refused (default: {TIME_LIMIT_SECONDS:g})",
+    )
+    group.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: on all machines of a Ray cluster that see VIDEOS under the same path (default: local)",
+    )
+    group.add_argument(
+        "--ray_address", metavar="ADDRESS", help="of the cluster (default: RAY_ADDRESS, else one on this machine)"
+    )
+    group.add_argument(
+        "--work",
+        metavar="DIRECTORY",
+        help="where scanned videos wait until the dataset is written, and an interrupted run goes on from (default: beside DATASET)",
+    )
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -83,7 +167,9 @@ def _check(options: argparse.Namespace) -> None:
         if value is not None and not value >= least:
             raise UserError(f"--{name} is {value:g}, expected at least {least}.")
     if options.folds is not None and (options.splits or options.validation_from_train or options.keep_splits):
-        raise UserError("--folds stands in place of splits: leave --splits, --validation_from_train and --keep_splits out.")
+        raise UserError(
+            "--folds stands in place of splits: leave --splits, --validation_from_train and --keep_splits out."
+        )
     if options.embed and options.store != "files":
         raise UserError(f"--embed is for --store files; --store {options.store} holds its pictures anyway.")
     if options.frame_rate is not None and options.store == "files":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from data_prep.labeled import Found
 from data_prep.layouts import find_videos
 from data_prep.options import parse_arguments, storing
 from data_prep.publish import publish
-from data_prep.report import format_summary, summarize, up_to_date, write_rejected, write_report
+from data_prep.report.summary import format_summary, summarize, up_to_date, write_rejected, write_report
 from data_prep.scan import video_key
 from data_prep.schema import SPLITS, dataset_features
 from data_prep.shards import Job, Place, Rows, write_scanned
@@ -91,7 +90,9 @@ def _inputs(jobs: list[Job], found: Found, options: argparse.Namespace) -> str:
     """Names all that the dataset is made from: the videos as they are now, and the options that matter to it."""
     apart = {"overwrite", "num_proc", "time_limit", "engine", "ray_address", "work", "push_to_hub", "public", "dataset"}
     digest = hashlib.blake2b(repr(scan_settings(storing(options))).encode(), digest_size=16)
-    digest.update(repr(sorted((k, str(v)) for k, v in vars(options).items() if k not in apart)).encode("utf-8", "surrogatepass"))
+    digest.update(
+        repr(sorted((k, str(v)) for k, v in vars(options).items() if k not in apart)).encode("utf-8", "surrogatepass")
+    )
     for job in jobs:
         facts = (job.key, job.video.video_id, job.video.labels, job.video.split, job.video.group)
         digest.update(repr(facts).encode("utf-8", "surrogatepass"))
@@ -107,7 +108,12 @@ def judge(found: Found, known: list[Known], options: argparse.Namespace) -> Coll
         group_by_name(collection)
     if not options.no_duplicates:
         fingerprints = Rows(["fingerprint"])
-        relate(collection, lambda place: fingerprints.read(place)["fingerprint"], options.keep_conflicts, given)
+        relate(
+            collection,
+            lambda place: fingerprints.read(place)["fingerprint"] if place else b"",
+            options.keep_conflicts,
+            given,
+        )
         fingerprints.close()
     name_classes(collection, found)
     return collection
@@ -119,7 +125,9 @@ def choose_splits(collection: Collection, options: argparse.Namespace) -> list[s
     if members[0].split is not None:
         for name in ("splits", "folds", "keep_splits"):
             if getattr(options, name) is not None:
-                raise UserError(f"--{name}: these videos come with splits, which are kept as given. Leave --{name} out.")
+                raise UserError(
+                    f"--{name}: these videos come with splits, which are kept as given. Leave --{name} out."
+                )
         split_of = given_splits(members, options.validation_from_train, options.seed)
         across = groups_across(members, split_of)
         if across:
@@ -155,7 +163,9 @@ def split_notes(collection: Collection, split_of: list[str]) -> list[str]:
                 f"{len(small)} classes have fewer videos (or groups) than there are splits, and stay in train: {', '.join(map(repr, small[:10]))}"
             )
     for split in splits:
-        present = {label for known, name in zip(collection.videos, split_of) if name == split for label in known.video.labels}
+        present = {
+            label for known, name in zip(collection.videos, split_of) if name == split for label in known.video.labels
+        }
         notes += [f"class {label!r} has no video in {split}" for label in collection.labels if label not in present]
     return notes
 
@@ -173,12 +183,19 @@ def write_rows(
         chosen = [(known, name) for known, name in zip(collection.videos, split_of) if folds or name == split]
         if chosen and (split == "train" or not folds):
             rows_of[split] = [
-                make_row(known.scanned, known.video.path, _cells(known, name, spans, folds, found.multi_label), None if options.store == "files" and not options.embed else known.pictures)
+                make_row(
+                    known.scanned,
+                    known.video.path,
+                    _cells(known, name, spans, folds, found.multi_label),
+                    None if options.store == "files" and not options.embed else known.pictures,
+                )
                 for known, name in chosen
             ]
             keys_of[split] = [known.scanned.key for known, _ in chosen]
     if is_url(str(directory)):
-        where = write_parquet(str(directory), features, options.store, rows_of, lambda calls: write_files(calls, options))
+        where = write_parquet(
+            str(directory), features, options.store, rows_of, lambda calls: write_files(calls, options)
+        )
     else:
         where = write_dataset(Path(directory), features, options.store, rows_of)
     return {key: place for split in where for key, place in zip(keys_of[split], where[split])}

@@ -87,4 +87,6 @@ def card_text(repo_id: str, summary: dict[str, Any]) -> str:
 
 def _plain(text: str) -> str:
     """A label or note that somebody else chose, without meaning in Markdown or HTML."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>~$&])", r"\\\1", printable(text)).replace("\\<", "&lt;").replace("\\&", "&amp;")
+    return (
+        re.sub(r"([\\`*_{}\[\]()#+!|<>~$&])", r"\\\1", printable(text)).replace("\\<", "&lt;").replace("\\&", "&amp;")
+    )

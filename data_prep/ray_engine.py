@@ -19,7 +19,9 @@ from data_prep.workers import DIED, GRACE_SECONDS, Chunk, Lost, Task
 _RETRIES = 3  # of a task whose process or machine was lost
 
 
-def run_chunks_on_ray(chunks: Iterable[Chunk], task: Task, time_limit: float, address: str | None) -> Iterator[Any | Lost]:
+def run_chunks_on_ray(
+    chunks: Iterable[Chunk], task: Task, time_limit: float, address: str | None
+) -> Iterator[Any | Lost]:
     """Yields what `workers.run_chunks` yields: each chunk's result as it comes, or a `Lost` for an item.
 
     A chunk that kills its process each time is done again item by item, to find the one.
@@ -49,7 +51,8 @@ def run_calls_on_ray(function: Callable[..., None], calls: list[tuple[Any, ...]]
     """Calls `function` with each tuple of arguments, somewhere in the cluster. Raises what it raises."""
     ray = connect(address)
     remote = ray.remote(num_cpus=1, max_retries=_RETRIES)(function)
-    left, waiting = iter(calls), []
+    left = iter(calls)
+    waiting: list[Any] = []
     while True:
         waiting += [remote.remote(*call) for call in _take(left, _window(ray) - len(waiting))]
         if not waiting:

@@ -78,7 +78,9 @@ class Job:
     num_bytes: int = 0
 
 
-def scan_chunk(chunk: list[Job], begin: Callable[[int], None], folder: str, storing: Storing) -> list[tuple[Scanned, Place]]:
+def scan_chunk(
+    chunk: list[Job], begin: Callable[[int], None], folder: str, storing: Storing
+) -> list[tuple[Scanned, Place]]:
     """Scans each video, calling `begin` with its position first, and writes the shard. One video at a time in memory.
 
     Raises `OSError` where the shard cannot be written.
@@ -94,7 +96,9 @@ def scan_chunk(chunk: list[Job], begin: Callable[[int], None], folder: str, stor
     return done
 
 
-def scan_task(folder: str, storing: Storing) -> Callable[[list[Job], Callable[[int], None]], list[tuple[Scanned, Place]]]:
+def scan_task(
+    folder: str, storing: Storing
+) -> Callable[[list[Job], Callable[[int], None]], list[tuple[Scanned, Place]]]:
     """`scan_chunk` as a task of chunks alone, which travels to other processes."""
     return functools.partial(scan_chunk, folder=folder, storing=storing)
 
@@ -177,12 +181,12 @@ def read_scanned(path: str) -> Iterator[Scanned]:
     with _parquet(path) as parquet:
         for batch in parquet.iter_batches(1024, columns=SCANNED_SCHEMA.names):
             for row in batch.to_pylist():
-                yield Scanned(**row | {name: VideoInfo(**row[name]) if row[name] else None for name in ("source", "stored")})
+                yield Scanned(
+                    **row | {name: VideoInfo(**row[name]) if row[name] else None for name in ("source", "stored")}
+                )
 
 
-_PLACED_SCHEMA = pa.schema(
-    [*SCANNED_SCHEMA, ("fingerprint", pa.binary()), ("file", pa.string()), ("row", pa.int64())]
-)
+_PLACED_SCHEMA = pa.schema([*SCANNED_SCHEMA, ("fingerprint", pa.binary()), ("file", pa.string()), ("row", pa.int64())])
 
 
 def write_scanned(path: str, scanned: Iterable[tuple[Scanned, bytes, Place | None]]) -> None:
@@ -224,7 +228,8 @@ class Rows:
             return {name: self._parquet[place.row][name] for name in self.columns}
         if self._table is None or not 0 <= place.row - self._first < len(self._table):
             self._load_group(place.row)
-        row: dict[str, Any] = self._table.slice(place.row - self._first, 1).to_pylist()[0]
+        table: pa.Table = self._table
+        row: dict[str, Any] = table.slice(place.row - self._first, 1).to_pylist()[0]
         return row
 
     def _load_group(self, row: int) -> None:

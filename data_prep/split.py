@@ -113,9 +113,7 @@ def groups_across(videos: Sequence[Member], splits: Sequence[str]) -> dict[str, 
     return {group: sorted(names) for group, names in sorted(found.items()) if len(names) > 1}
 
 
-def _deal(
-    videos: Sequence[Member], shares: Mapping[str, float], seed: int, earlier: Mapping[str, str]
-) -> list[str]:
+def _deal(videos: Sequence[Member], shares: Mapping[str, float], seed: int, earlier: Mapping[str, str]) -> list[str]:
     """Whole groups dealt to the splits by (seed, group) alone, so that no other video changes the split of one.
 
     Then each class that has a group for each split gets one in each: the group that lies nearest to the part of the

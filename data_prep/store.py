@@ -62,7 +62,9 @@ def _check_url(url: str, overwrite: bool) -> None:
     try:
         files, path = fsspec.url_to_fs(url)
         exists = files.exists(f"{path}/{SUMMARY}")
-        others = not exists and files.exists(path) and any(not name.endswith("/_work") for name in files.ls(path, False))
+        others = (
+            not exists and files.exists(path) and any(not name.endswith("/_work") for name in files.ls(path, False))
+        )
     except (ImportError, ValueError) as error:  # no such protocol, or its package is not installed
         raise UserError(f"DATASET {url}: {error}.") from error
     if others:
@@ -148,7 +150,7 @@ def write_dataset(
         for number, part in enumerate(parts_of(rows)):
             names.append(f"data-{number:05d}.arrow")
             _write_arrow(folder / names[-1], features, full_rows(part, store))
-        state = {name: None for name in ("_format_columns", "_format_type")} | {
+        state = dict.fromkeys(("_format_columns", "_format_type")) | {
             "_data_files": [{"filename": name} for name in names],
             "_fingerprint": f"data_prep-{split}",
             "_format_kwargs": {},
@@ -270,5 +272,7 @@ def earlier_splits(directory: Path) -> dict[str, str]:
     if not (directory / "dataset_dict.json").is_file():
         raise UserError(f"--keep_splits {directory}: expected a dataset that data_prep wrote.")
     return {
-        video_id: split for split, rows in open_dataset(directory).items() for video_id in rows.select_columns("video_id")["video_id"]
+        video_id: split
+        for split, rows in open_dataset(directory).items()
+        for video_id in rows.select_columns("video_id")["video_id"]
     }

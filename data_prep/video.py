@@ -29,7 +29,23 @@ from data_prep.labeled import Span
 from data_prep.limits import MAX_BAD_PACKETS, MAX_FRAMES, TIME_LIMIT_SECONDS, VideoError, check_size
 
 EXTENSIONS = frozenset(
-    ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .mts .3gp .wmv .flv .ogv .gif".split()
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".avi",
+        ".mkv",
+        ".webm",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".mts",
+        ".3gp",
+        ".wmv",
+        ".flv",
+        ".ogv",
+        ".gif",
+    ]
 )  # compared in lower case
 
 # Every demuxer that the extensions need, none that follows a reference to another file (hls, concat, sdp, image2).

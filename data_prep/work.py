@@ -15,13 +15,13 @@ from pathlib import Path
 import fsspec
 from filelock import FileLock, Timeout
 
-from data_prep.collection import Known
 from data_prep.errors import UserError
-from data_prep.labeled import LabeledVideo
 from data_prep.scan import Scanned, Storing
-from data_prep.shards import Job, Place, finished, read_placed
+from data_prep.shards import Place, finished, read_placed
 from data_prep.store import SCANNED, SUMMARY, is_url
-from data_prep.workers import Lost
+
+# What is known of a video by its key: facts, where its fingerprint lies, where its stored pictures lie.
+ByKey = dict[str, tuple[Scanned, Place | None, Place | None]]
 
 _VERSION = 1  # of what a scan yields
 
@@ -40,9 +40,9 @@ class Work:
         path.mkdir(parents=True)
         return path
 
-    def known(self, dataset: str) -> dict[str, tuple[Scanned, Place, Place]]:
+    def known(self, dataset: str) -> ByKey:
         """By key, what was scanned before: by an interrupted run, or for the `dataset` that will be replaced."""
-        found = {scanned.key: (scanned, place, place) for scanned, place in finished(self.shards)}
+        found: ByKey = {scanned.key: (scanned, place, place) for scanned, place in finished(self.shards)}
         if not is_url(dataset) and _settings_of(f"{dataset}/{SUMMARY}") == _settings(self.storing):
             for scanned, facts, pictures in read_placed(f"{dataset}/{SCANNED}", dataset):
                 found.setdefault(scanned.key, (scanned, facts, pictures))
@@ -113,10 +113,9 @@ def _begin(work: Work) -> None:
     """Throws away shards of other settings."""
     path = f"{work.folder}/settings.json"
     files, inner = fsspec.url_to_fs(work.folder)
-    with suppress(OSError, ValueError):
-        with fsspec.open(path, "r", encoding="utf-8") as file:
-            if json.load(file)["scan_settings"] == _settings(work.storing):
-                return
+    with suppress(OSError, ValueError), fsspec.open(path, "r", encoding="utf-8") as file:
+        if json.load(file)["scan_settings"] == _settings(work.storing):
+            return
     shards = f"{inner}/shards"
     if files.exists(shards):
         files.rm(shards, recursive=True)
@@ -129,16 +128,3 @@ def _remove(folder: str) -> None:
     files, inner = fsspec.url_to_fs(folder)
     with suppress(FileNotFoundError):
         files.rm(inner, recursive=True)
-
-
-def known_videos(
-    videos: list[LabeledVideo], keys: list[str], scanned: dict[str, tuple[Scanned, Place, Place]]
-) -> list[Known]:
-    """The videos in the order in which they were found, each with what its scan gave."""
-    return [Known(video, *scanned[key]) for video, key in zip(videos, keys)]
-
-
-def lost(result: Lost) -> Scanned:
-    """An item that no process survived, as a refused video."""
-    job: Job = result.item
-    return Scanned(job.key, job.video.video_id, result.reason)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -98,10 +99,8 @@ class _Pool:
             worker = idle.pop()
             worker.chunk, worker.position = chunk, -1
             worker.deadline = time.monotonic() + _START_SECONDS
-            try:
+            with suppress(OSError):  # it died while idle: the next wait finds that out
                 worker.connection.send(chunk)
-            except OSError:  # it died while idle: the next wait finds that out
-                pass
 
     def _listen(self, worker: _Worker, again: deque[Chunk]) -> Iterator[Any | Lost]:
         try:

@@ -105,7 +105,9 @@ def _fold_splits(name: str, loaded: DatasetDict, test_fold: int | None) -> Datas
     folds = rows.with_format("numpy", columns=["fold"])["fold"][:]
     num_folds = int(folds.max()) + 1
     if test_fold is None or not 0 <= test_fold < num_folds:
-        raise UserError(f"{name} has folds 0 to {num_folds - 1} in place of splits: say which to test on, as --test_fold 0.")
+        raise UserError(
+            f"{name} has folds 0 to {num_folds - 1} in place of splits: say which to test on, as --test_fold 0."
+        )
     validation_fold = (test_fold + 1) % num_folds
     split_of = np.where(folds == test_fold, "test", np.where(folds == validation_fold, "validation", "train"))
     splits = {split: rows.select(np.flatnonzero(split_of == split)) for split in SPLITS}

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import TimesformerVideoProcessor
 
-from data_prep.prepare import main as data_prep
 from data_prep.errors import UserError
+from data_prep.prepare import main as data_prep
 from finetune.batch import ClipTransform, collate
 from finetune.clip import Clips, random_indices, read_clip, uniform_indices
 

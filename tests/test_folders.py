@@ -1,4 +1,4 @@
-"""data_prep.folders: folders and names that say the class, the split, the person; folders of frames."""
+"""data_prep.layouts.folders: folders and names that say the class, the split, the person; folders of frames."""
 
 from __future__ import annotations
 

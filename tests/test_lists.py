@@ -1,4 +1,4 @@
-"""data_prep.tables and data_prep.lists: every dialect is read, every line ends as a video or as a named refusal."""
+"""data_prep.layouts.tables and data_prep.layouts.lists: every dialect is read, every line ends as a video or as a named refusal."""
 
 from __future__ import annotations
 

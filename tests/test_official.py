@@ -1,4 +1,4 @@
-"""data_prep.official: the lists of benchmarks, with their splits, groups and dead links."""
+"""data_prep.layouts.official: the lists of benchmarks, with their splits, groups and dead links."""
 
 from __future__ import annotations
 

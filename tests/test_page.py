@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import page
-from data_prep.facts import kind_of_reason, plural, quoted, show_bytes, show_seconds, visible
-from data_prep.page import PageFacts, Related, VideoFact, advice, write_page
+from data_prep.report import page
+from data_prep.report.facts import kind_of_reason, plural, quoted, show_bytes, show_seconds, visible
+from data_prep.report.page import PageFacts, Related, VideoFact, advice, write_page
 
 HOSTILE = [
     "<script>alert(1)</script>",

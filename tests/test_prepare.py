@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,10 +16,10 @@ import numpy as np
 import pytest
 from conftest import blobs, encode
 
-from data_prep.prepare import main
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.images import decode_jpeg
-from data_prep.video import probe, read_frames
+from data_prep.prepare import main
+from data_prep.video import read_frames
 from finetune.clip import read_clip
 
 
@@ -294,7 +293,10 @@ def test_a_full_disk_is_an_error_of_one_line_and_what_was_scanned_stays(two_clas
         (["{root}/none", "{root}/out"], "error: .*none does not exist"),
         (["{root}/videos", "{root}/out", "--splits", "0.5", "0.2", "0.2"], "error: --splits 0.5 0.2 0.2: expected"),
         (["{root}/videos/run", "{root}/out"], "error: no usable videos"),
-        (["{root}/videos", "{root}/out", "--group_by", "(run|jump)"], "nothing is left for validation, test: the largest class has 1 groups"),
+        (
+            ["{root}/videos", "{root}/out", "--group_by", "(run|jump)"],
+            "nothing is left for validation, test: the largest class has 1 groups",
+        ),
     ],
 )
 def test_a_users_error_is_one_line_and_code_2(

@@ -37,7 +37,9 @@ def test_numbered_videos_are_split_in_their_shares_to_within_two(name: str) -> N
 def test_other_names_are_split_by_chance() -> None:
     given = [Member(f"{hashlib.sha256(str(i).encode()).hexdigest()}x.mp4", ("a",)) for i in range(2000)]
     counts = Counter(split_videos(given, FRACTIONS, 0))
-    assert all(abs(counts[split] - share * 2000) < 60 for split, share in zip(SPLITS, FRACTIONS))  # 13 or 18 is one sigma
+    assert all(
+        abs(counts[split] - share * 2000) < 60 for split, share in zip(SPLITS, FRACTIONS)
+    )  # 13 or 18 is one sigma
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -23,9 +23,18 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
-from data_prep.advice import advice
-from data_prep.charts import Chart, draw_charts, encode_strip, make_strip, save_contact_sheet
-from data_prep.facts import PageFacts, Related, VideoFact, kind_of_reason, plural, show_bytes, show_seconds, visible
+from data_prep.report.advice import advice
+from data_prep.report.charts import Chart, draw_charts, encode_strip, make_strip, save_contact_sheet
+from data_prep.report.facts import (
+    PageFacts,
+    Related,
+    VideoFact,
+    kind_of_reason,
+    plural,
+    show_bytes,
+    show_seconds,
+    visible,
+)
 
 __all__ = ["PageFacts", "Related", "VideoFact", "advice", "write_page"]
 

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from data_prep.labeled import Found
-from data_prep.listfiles import MAX_LINE, looks_like_video, read_lines, split_of_name
-from data_prep.rows import Places, Refused, Rows
-from data_prep.source import Source
+from data_prep.layouts.listfiles import MAX_LINE, looks_like_video, read_lines, split_of_name
+from data_prep.layouts.rows import Places, Refused, Rows
+from data_prep.layouts.source import Source
 
 _MAX_LABELS = 1000  # of one video
 

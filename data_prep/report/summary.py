@@ -18,10 +18,10 @@ import numpy as np
 
 from data_prep.collection import Collection, Known
 from data_prep.errors import printable
-from data_prep.facts import PageFacts, VideoFact
 from data_prep.images import decode_jpeg
 from data_prep.limits import VideoError
-from data_prep.page import write_page
+from data_prep.report.facts import PageFacts, VideoFact
+from data_prep.report.page import write_page
 from data_prep.schema import SPLITS, STORE_COLUMN
 from data_prep.shards import Rows
 from data_prep.store import SUMMARY, is_url
@@ -142,7 +142,9 @@ class Look:
         if source is None or stored is None:
             raise VideoError("was refused")
         if self.store == "files" or known.pictures is None:
-            return read_frames(known.video.path, [source.first_frame + i for i in _indices(positions, source.num_frames)])
+            return read_frames(
+                known.video.path, [source.first_frame + i for i in _indices(positions, source.num_frames)]
+            )
         indices = _indices(positions, stored.num_frames)
         kept = self.pictures.read(known.pictures)
         if self.store == "frames":

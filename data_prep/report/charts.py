@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.facts import PageFacts, plural, show_seconds, visible
+from data_prep.report.facts import PageFacts, plural, show_seconds, visible
 
 _MAX_NAMED = 40  # classes that get a bar and a name each
 _MAX_BARS = 12  # codecs or frame rates that get a bar each

@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.listfiles import MAX_LINE, brief, column_roles, looks_like_video, parse_json, read_json, read_lines
-from data_prep.source import SPLIT_NAMES, extension, shown
+from data_prep.layouts.listfiles import (
+    MAX_LINE,
+    brief,
+    column_roles,
+    looks_like_video,
+    parse_json,
+    read_json,
+    read_lines,
+)
+from data_prep.layouts.source import SPLIT_NAMES, extension, shown
 
 EXPECTED = "columns path,label and optionally split,group,start,end"
 

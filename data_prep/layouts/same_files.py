@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from data_prep.labeled import Found, LabeledVideo
-from data_prep.source import shown
+from data_prep.layouts.source import shown
 
 
 def reject_same_files(found: Found) -> None:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.errors import UserError
-from data_prep.folders import (
+from data_prep.labeled import Found, LabeledVideo
+from data_prep.layouts.folders import (
     Shape,
     arrangement,
     read_class_folders,
@@ -20,15 +21,14 @@ from data_prep.folders import (
     read_split_folders,
     shape_of,
 )
-from data_prep.labeled import Found, LabeledVideo
-from data_prep.labels import clean_labels
-from data_prep.listfiles import family, in_order, kind_of, lists_by_kind, split_of_name, with_partners
-from data_prep.lists import read_mmaction2, read_pyslowfast
-from data_prep.official import read_hmdb51, read_kinetics, read_ucf101
-from data_prep.official_json import read_diving48, read_ssv2
-from data_prep.same_files import reject_same_files
-from data_prep.source import LIST_EXTENSIONS, Source, extension, shown
-from data_prep.tables import read_tables
+from data_prep.layouts.labels import clean_labels
+from data_prep.layouts.listfiles import family, in_order, kind_of, lists_by_kind, split_of_name, with_partners
+from data_prep.layouts.lists import read_mmaction2, read_pyslowfast
+from data_prep.layouts.official import read_hmdb51, read_kinetics, read_ucf101
+from data_prep.layouts.official_json import read_diving48, read_ssv2
+from data_prep.layouts.same_files import reject_same_files
+from data_prep.layouts.source import LIST_EXTENSIONS, Source, extension, shown
+from data_prep.layouts.tables import read_tables
 from data_prep.video import EXTENSIONS
 
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from data_prep.dialects import split_cells
 from data_prep.errors import UserError
 from data_prep.labeled import Found
-from data_prep.labels import same_class
-from data_prep.listfiles import MAX_LINE, family, in_order, looks_like_video, read_lines, split_of_name
-from data_prep.lists import trailing_numbers
-from data_prep.rows import Refused, Rows
-from data_prep.source import SPLIT_NAMES, Source, extension, shown
+from data_prep.layouts.dialects import split_cells
+from data_prep.layouts.labels import same_class
+from data_prep.layouts.listfiles import MAX_LINE, family, in_order, looks_like_video, read_lines, split_of_name
+from data_prep.layouts.lists import trailing_numbers
+from data_prep.layouts.rows import Refused, Rows
+from data_prep.layouts.source import SPLIT_NAMES, Source, extension, shown
 
 _LIST_FOLDER = re.compile(r"annot|split|list|label|meta|json|csv|txt", re.IGNORECASE)
 

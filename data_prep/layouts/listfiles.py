@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.source import SPLIT_NAMES, Source, extension
+from data_prep.layouts.source import SPLIT_NAMES, Source, extension
 from data_prep.video import EXTENSIONS
 
 MAX_LINE = 1_000_000  # characters

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_prep.errors import UserError
 from data_prep.labeled import Found, LabeledVideo
-from data_prep.source import SPLIT_NAMES, Source, is_junk, numbered_images, shown
+from data_prep.layouts.source import SPLIT_NAMES, Source, is_junk, numbered_images, shown
 
 _MAX_NOTES = 50  # on single videos
 # A folder that holds the class folders, and is no class itself.

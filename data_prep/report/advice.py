@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from data_prep.facts import PageFacts, kind_of_reason, plural, quoted, show_bytes, show_seconds, visible
+from data_prep.report.facts import PageFacts, kind_of_reason, plural, quoted, show_bytes, show_seconds, visible
 
 _IMBALANCE = 3  # largest over smallest class
 _NAMED = 5  # classes or reasons named in one sentence

@@ -6,17 +6,17 @@ import math
 from pathlib import Path
 from typing import Any
 
-from data_prep.dialects import Row, Table, is_one_hot, read_table
 from data_prep.errors import UserError
 from data_prep.labeled import Found, LabeledVideo, Span
-from data_prep.listfiles import (
+from data_prep.layouts.dialects import Row, Table, is_one_hot, read_table
+from data_prep.layouts.listfiles import (
     COLUMNS,
     brief,
     parse_json,
     split_of_name,
 )
-from data_prep.rows import Places, Refused, Rows
-from data_prep.source import SPLIT_NAMES, Source, shown
+from data_prep.layouts.rows import Places, Refused, Rows
+from data_prep.layouts.source import SPLIT_NAMES, Source, shown
 
 _ROLES = tuple(COLUMNS)
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.labeled import Found, LabeledVideo, Span
-from data_prep.labels import same_class
-from data_prep.source import Source, extension, numbered_images, shown
+from data_prep.layouts.labels import same_class
+from data_prep.layouts.source import Source, extension, numbered_images, shown
 from data_prep.video import EXTENSIONS
 
 MAX_SHOWN = 300  # characters of a cell in `rejected`

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 
 from data_prep.labeled import Found
-from data_prep.source import shown
+from data_prep.layouts.source import shown
 
 MAX_LABEL = 1000  # characters; a class's name is read by people
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.labeled import Found, Span
-from data_prep.listfiles import brief, read_json, split_of_name
-from data_prep.official import Videos, one_fold
-from data_prep.rows import Refused, Rows
-from data_prep.source import Source
+from data_prep.layouts.listfiles import brief, read_json, split_of_name
+from data_prep.layouts.official import Videos, one_fold
+from data_prep.layouts.rows import Refused, Rows
+from data_prep.layouts.source import Source
 
 
 def read_ssv2(source: Source, paths: list[Path]) -> Found:
