@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from data_prep.duplicates import find_duplicates, join_groups, name_groups
+from data_prep.duplicates import Duplicate, find_duplicates, join_groups, name_groups
 from data_prep.errors import UserError
 from data_prep.labeled import Found, LabeledVideo
 from data_prep.report.facts import Related
@@ -62,14 +62,21 @@ def collect(found: Found, known: Sequence[Known]) -> Collection:
 
 
 def relate(
-    collection: Collection, fingerprint: Callable[[Place | None], bytes], keep_conflicts: bool, given: bool
+    collection: Collection,
+    fingerprint: Callable[[Place | None], bytes] | None,
+    keep_conflicts: bool,
+    given: bool,
 ) -> None:
     """Finds videos that share content: joins them to groups, refuses conflicting labels, names leaks.
 
-    `given`: the videos came with splits, which stay; so do the groups.
+    Without `fingerprint` nobody looks for shared content. `given`: the videos came with splits, which stay; so do the
+    groups.
     """
     videos = collection.videos
-    pairs = find_duplicates([known.scanned.digest for known in videos], lambda index: fingerprint(videos[index].facts))
+    pairs: list[Duplicate] = []
+    if fingerprint is not None:
+        read = fingerprint
+        pairs = find_duplicates([known.scanned.digest for known in videos], lambda index: read(videos[index].facts))
     conflicting: dict[int, tuple[str, int]] = {}
     for pair in pairs:
         first, second = (videos[index].video for index in (pair.first, pair.second))
@@ -83,8 +90,7 @@ def relate(
             problem = "leak"
         collection.related.append(Related(first.video_id, second.video_id, pair.kind, problem))
     if not given:
-        groups = join_groups([known.video.group for known in videos], [known.video.video_id for known in videos], pairs)
-        collection.videos = [_in_group(known, group) for known, group in zip(videos, groups)]
+        _join(collection, pairs)
     if conflicting and not keep_conflicts:
         _refuse(collection, conflicting)
     _note_relations(collection)
@@ -129,16 +135,18 @@ def _note_relations(collection: Collection) -> None:
             collection.notes.append(f"{len(pairs)} {words}; the first: {first.first} and {first.second}")
 
 
-def group_by_name(collection: Collection) -> None:
-    """Groups from what names say ("_g12_c03", "Copy of x"), where nobody said better."""
-    if any(known.video.group is not None for known in collection.videos):
-        return
-    groups = name_groups([known.video.video_id for known in collection.videos])
-    if groups:
-        collection.videos = [_in_group(known, groups.get(index)) for index, known in enumerate(collection.videos)]
+def _join(collection: Collection, pairs: Sequence[Duplicate]) -> None:
+    """Groups from shared content, and from what names say ("_g12_c03", "Copy of x") where nobody said better."""
+    videos = collection.videos
+    ids, groups = [known.video.video_id for known in videos], [known.video.group for known in videos]
+    hints = name_groups(ids) if not any(group is not None for group in groups) else {}
+    if hints:
         collection.notes.append(
-            f"{len(groups)} videos are in {len(set(groups.values()))} groups by their names, as {next(iter(groups.values()))!r}"
+            f"{len(hints)} videos are in {len(set(hints.values()))} groups by their names, as {min(hints.values())!r}; "
+            "--group_by says it otherwise"
         )
+    joined = join_groups(ids, groups, pairs, hints)
+    collection.videos = [_in_group(known, group) for known, group in zip(videos, joined)]
 
 
 def name_classes(collection: Collection, found: Found) -> None:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from data_prep.collection import Collection, Known, collect, group_by_name, name_classes, relate
+from data_prep.collection import Collection, Known, collect, name_classes, relate
 from data_prep.engine import scan_all, write_files
 from data_prep.errors import UserError
 from data_prep.labeled import Found
@@ -104,17 +104,13 @@ def judge(found: Found, known: list[Known], options: argparse.Namespace) -> Coll
     """What is usable of what was scanned, with groups and classes."""
     collection = collect(found, known)
     given = collection.videos[0].video.split is not None
-    if not given:
-        group_by_name(collection)
-    if not options.no_duplicates:
-        fingerprints = Rows(["fingerprint"])
-        relate(
-            collection,
-            lambda place: fingerprints.read(place)["fingerprint"] if place else b"",
-            options.keep_conflicts,
-            given,
-        )
-        fingerprints.close()
+    fingerprints = Rows(["fingerprint"])
+
+    def fingerprint(place: Place | None) -> bytes:
+        return fingerprints.read(place)["fingerprint"] if place else b""
+
+    relate(collection, None if options.no_duplicates else fingerprint, options.keep_conflicts, given)
+    fingerprints.close()
     name_classes(collection, found)
     return collection
 

@@ -84,5 +84,5 @@ def bars_dataset(bars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from data_prep.prepare import main
 
     dataset = tmp_path_factory.mktemp("prepared") / "bars"
-    main([str(bars), str(dataset), "--splits", "0.6", "0.2", "0.2", "--num_proc", "1"])
+    main([str(bars), str(dataset), "--splits", "0.6", "0.2", "0.2", "--seed", "3", "--num_proc", "1"])
     return dataset
