@@ -16,12 +16,14 @@ from data_prep.fingerprint import Samples
 
 _GRID_STEP = 1 / 16  # s at least between offsets tried first; halved down to 1/64 s around the two best
 _MIN_OVERLAP = 2.0  # s, or half of the shorter video when that is less
-_WHOLE = 0.85  # of the shorter video: so much of it inside the other counts as all of it
-# Highest misfit (see `_Fit.misfit`) of copies. All of the shorter video inside the other: 1438 true copies of UCF101 and
-# skateboard clips reached 3.1, their distinct clips began at 6.4. Less than all of it leaves more offsets to try on less
-# evidence: distinct push-ups of very regular persons began at 0.9 below 2 s, and at 1.9 above; half of the true overlaps
-# reached 0.5, 90 % of them 1.5.
-_MISFIT, _MISFIT_PART, _MISFIT_SHORT_PART = 4.4, 1.4, 0.8
+_WHOLE = 0.85  # of a video: so much of it counts as all of it
+# Highest misfit (see `_Fit.misfit`) of copies, by how much evidence there is. Measured on 1,430 true copies of UCF101 and
+# skateboard clips (re-encoded, rescaled, other rates, mirrored, trimmed) and their 312 distinct clips.
+_MISFIT_WHOLE = 4.4  # all of both videos: copies reached 3.2, distinct clips began at 6.4
+_MISFIT_INSIDE, _MISFIT_SHORT_INSIDE = 3.0, 2.5  # all of the shorter one: copies reached 2.0, and 3.4 below 2 s
+# A part of each leaves most offsets to try on least evidence: distinct push-ups of very regular persons began at 1.9, and
+# at 0.9 below 2 s; half of the true overlaps reached 0.5, 90 % of them 1.5.
+_MISFIT_PART, _MISFIT_SHORT_PART = 1.4, 0.8
 # Stripes, bars and fades look alike whoever made them: they must fit as re-encoded ones do. (Least detail of 1,730 real
 # videos: 0.039; bars of a test pattern: 0.0003; misfits of those bars: 0.4 and more between distinct ones.)
 _PLAIN, _MISFIT_PLAIN = 0.01, 0.1
@@ -32,7 +34,7 @@ _STILL = 1.0  # squared grey levels; the calmest of 312 real clips had 3.6
 
 
 def same_content(a: Samples, b: Samples) -> float | None:
-    """How badly the content fits (0: perfectly; `_MISFIT` at most) where one holds the other or a part; None: distinct."""
+    """How badly the content fits (0: perfectly; `_MISFIT_WHOLE` at most) where one holds the other or a part; None: distinct."""
     if a.step < b.step:
         a, b = b, a  # b is interpolated: the one with more samples
     if a.variance < _STILL and b.variance < _STILL:
@@ -41,13 +43,18 @@ def same_content(a: Samples, b: Samples) -> float | None:
     best = min((fit for fit in fits if fit is not None), key=lambda fit: fit.unlike, default=None)
     if best is None or not best.is_convincing():
         return None
+    return best.misfit if best.misfit <= _highest_misfit(a, b, best.length) else None
+
+
+def _highest_misfit(a: Samples, b: Samples, overlap: float) -> float:
     if min(a.detail, b.detail) < _PLAIN:
-        limit = _MISFIT_PLAIN
-    elif best.length >= _WHOLE * min(a.length, b.length):
-        limit = _MISFIT
-    else:
-        limit = _MISFIT_PART if best.length >= _MIN_OVERLAP else _MISFIT_SHORT_PART
-    return best.misfit if best.misfit <= limit else None
+        return _MISFIT_PLAIN
+    shorter, longer = sorted([a.length, b.length])
+    if overlap >= _WHOLE * longer:
+        return _MISFIT_WHOLE
+    if overlap >= _WHOLE * shorter:
+        return _MISFIT_INSIDE if overlap >= _MIN_OVERLAP else _MISFIT_SHORT_INSIDE
+    return _MISFIT_PART if overlap >= _MIN_OVERLAP else _MISFIT_SHORT_PART
 
 
 def _same_picture(a: Samples, b: Samples) -> float | None:
