@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from data_prep.duplicates import Duplicate, find_duplicates, join_groups, name_groups
+from data_prep.duplicates import Duplicate, find_duplicates, join_groups
 from data_prep.errors import UserError
 from data_prep.labeled import Found, LabeledVideo
+from data_prep.name_groups import name_groups
 from data_prep.report.facts import Related
 from data_prep.scan import Scanned
 from data_prep.shards import Place
