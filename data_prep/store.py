@@ -171,6 +171,9 @@ def write_parquet(
     run: Callable[[list[tuple[Any, ...]]], None],
 ) -> dict[str, list[tuple[str, int]]]:
     """Parquet files `data/<split>-*.parquet` at a fsspec URL, one call of `write_parquet_file` each, done by `run`."""
+    files, path = fsspec.url_to_fs(f"{directory}/data")
+    if files.exists(path):  # of the dataset that is replaced
+        files.rm(path, recursive=True)
     calls = []
     where: dict[str, list[tuple[str, int]]] = {}
     for split, rows in rows_of_split.items():

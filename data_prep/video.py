@@ -240,15 +240,22 @@ def _orientation(frame: Any) -> tuple[int, bool]:
 
 
 def frames_of_span(video: VideoFile | FrameFolder, span: Span | None) -> Iterator[Frame | Picture]:
-    """The frames of a span, or all. Raises `VideoError` for a span in seconds where frames have no times."""
+    """The frames of a span, or all. Raises `VideoError` where the span holds none, or cannot be found."""
+    if span is None:
+        yield from video
+        return
+    position, found = None, False
     for frame in video:
-        position = frame.index if span is None or span.unit == "frames" else frame.seconds
+        position = frame.index if span.unit == "frames" else frame.seconds
         if position is None:
             raise VideoError("its frames have no times: a part of it cannot be found by seconds")
-        if span is not None and position >= span.end:
-            return
-        if span is None or position >= span.start:
+        if position >= span.end:
+            break
+        if position >= span.start:
+            found = True
             yield frame
+    if not found and position is not None:
+        raise VideoError(f"has no frame from {span.start:g} to {span.end:g} {span.unit}: the last one is at {position:g}")
 
 
 class Measure:

@@ -11,10 +11,12 @@ import av
 import numpy as np
 import pytest
 from conftest import encode, gray_ramp
+from PIL import Image
 
 from data_prep.images import decode_jpeg, encode_jpeg
+from data_prep.labeled import Span
 from data_prep.limits import VideoError
-from data_prep.video import probe, read_frames
+from data_prep.video import open_video, probe, read_frames
 
 
 def test_probe_measures_the_real_frames(ramp_video: Path) -> None:
@@ -59,24 +61,32 @@ def _rotated(path: Path, matrix: tuple[int, ...]) -> Path:
     return turned
 
 
+def _apply(matrix: tuple[int, ...], x: float, y: float) -> tuple[float, float]:
+    """Where the display matrix (a b u, c d v, x y w) puts a point: ISO 14496-12, 8.2.2.1."""
+    a, b, _, c, d, _, tx, ty, _ = matrix
+    return a * x + c * y + tx, b * x + d * y + ty
+
+
 @pytest.mark.parametrize(
-    ("matrix", "corner"),
-    [
-        ((0, 1, 0, -1, 0, 0, 48, 0, 1), (0, -1)),  # a quarter to the right: top left becomes top right
-        ((0, -1, 0, 1, 0, 0, 0, 64, 1), (-1, 0)),
-        ((-1, 0, 0, 0, -1, 0, 64, 48, 1), (-1, -1)),
-    ],
-)
-def test_rotated_videos_come_upright(tmp_path: Path, matrix: tuple[int, ...], corner: tuple[int, int]) -> None:
+    "linear", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0), (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)]
+)  # fmt: skip
+def test_turned_and_mirrored_videos_come_upright(tmp_path: Path, linear: tuple[int, int, int, int]) -> None:
+    """All eight ways in which a phone may hold its picture; the marked corner must land where the matrix puts it."""
     frames = np.zeros((4, 48, 64, 3), np.uint8)
     frames[:, :16, :16] = 255
+    a, b, c, d = linear
+    shift = (64 * (a < 0) + 48 * (c < 0), 64 * (b < 0) + 48 * (d < 0))
+    matrix = (a, b, 0, c, d, 0, *shift, 1)
     units = [1 << 30 if i == 8 else value << 16 for i, value in enumerate(matrix)]
     path = _rotated(encode(tmp_path / "a.mp4", frames), tuple(units))
     info, read = probe(path), read_frames(path, [0])[0]
-    assert read.shape[:2] == (info.height, info.width)
-    assert (info.height > info.width) == (matrix[0] == 0)
+    assert read.shape[:2] == (info.height, info.width) == ((48, 64) if a else (64, 48))
+    x, y = _apply(matrix, 8, 8)
     corners = {(y, x): int(read[y, x, 0]) for y in (0, -1) for x in (0, -1)}
-    assert max(corners, key=lambda key: corners[key]) == corner
+    assert max(corners, key=lambda key: corners[key]) == (-1 * (y > info.height / 2), -1 * (x > info.width / 2))
+    with open_video(path) as video:
+        small = next(iter(video)).gray(4)
+    assert np.unravel_index(small.argmax(), (4, 4)) == (3 * (y > info.height / 2), 3 * (x > info.width / 2))
 
 
 @pytest.mark.parametrize(
@@ -209,3 +219,46 @@ def test_asking_past_the_end_says_how_many_frames_there_are(ramp_video: Path) ->
 def test_a_stored_frame_that_is_no_jpeg_is_refused() -> None:
     with pytest.raises(VideoError, match="not a JPEG"):
         decode_jpeg(b"GIF89a" + bytes(50))
+
+
+def test_a_part_of_a_file_is_measured_alone(ramp_video: Path) -> None:
+    """12 frames at 10 per second: from 0.3 s up to, not including, 0.7 s."""
+    for span in (Span(0.3, 0.7), Span(3, 7, "frames")):
+        info = probe(ramp_video, span)
+        assert (info.num_frames, info.first_frame) == (4, 3)
+        assert info.fps == pytest.approx(10) and info.duration == pytest.approx(0.4)
+    assert probe(ramp_video, Span(8, 9999, "frames")).num_frames == 4, "an end past the end is the end"
+    with pytest.raises(VideoError, match="no frame from 50 to 60 seconds: the last one is at 1.1"):
+        probe(ramp_video, Span(50, 60))
+
+
+def frame_folder(folder: Path, numbers: list[int], name: str = "frame{}.png") -> Path:
+    folder.mkdir()
+    for number in numbers:
+        Image.fromarray(np.full((20, 30, 3), 10 * number, np.uint8)).save(folder / name.format(number))
+    return folder
+
+
+def test_a_folder_of_frames_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+    folder = frame_folder(tmp_path / "a", list(range(1, 13)))
+    (folder / "notes.txt").write_text("x")
+    info = probe(folder)
+    assert (info.num_frames, info.height, info.width, info.fps) == (12, 20, 30, None)
+    assert read_frames(folder, [0, 1, 9, 11])[:, 0, 0, 0].tolist() == [10, 20, 100, 120]
+
+
+def test_a_broken_frame_costs_itself_and_a_pipe_does_not_block(tmp_path: Path) -> None:
+    folder = frame_folder(tmp_path / "a", list(range(10)))
+    (folder / "frame3.png").write_bytes(b"")
+    assert (probe(folder).num_frames, probe(folder).num_bad_packets) == (9, 1)
+    os.mkfifo(folder / "frame99.png")
+    assert probe(folder).num_bad_packets == 2
+    for number in (4, 5, 6):
+        (folder / f"frame{number}.png").write_bytes(b"x")
+    with pytest.raises(VideoError, match="is damaged: 5 of 11"):
+        probe(folder)
+
+
+def test_time_has_a_limit(ramp_video: Path) -> None:
+    with pytest.raises(VideoError, match="takes more than 0 s"), open_video(ramp_video, time_limit=0) as video:
+        list(video)

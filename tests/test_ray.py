@@ -1,0 +1,114 @@
+"""data_prep --engine ray: a cluster that loses a machine loses and doubles nothing; an object store takes the dataset."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+# In processes of their own: Ray and moto start threads and servers, and their warnings are not ours.
+_CLUSTER = """
+import sys, threading, time
+import ray
+from ray.cluster_utils import Cluster
+
+if __name__ == "__main__":
+    videos, out = sys.argv[1:]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    node = cluster.add_node(num_cpus=1)
+    from data_prep.prepare import main
+    import data_prep.ray_engine as engine
+
+    started = threading.Event()
+
+    def lose_a_machine():
+        started.wait()
+        cluster.remove_node(node, allow_graceful=False)
+        print("lost a machine", flush=True)
+
+    threading.Thread(target=lose_a_machine, daemon=True).start()
+    wait = ray.wait
+
+    def wait_and_tell(*arguments, **options):
+        done = wait(*arguments, **options)
+        started.set()  # the first chunk is done: the others are at work
+        return done
+
+    ray.wait = wait_and_tell
+    summary = main([videos, out, "--engine", "ray", "--ray_address", cluster.address, "--store", "frames"])
+    print("accepted", summary["accepted"], "rejected", summary["rejected"])
+    ray.shutdown()
+    cluster.shutdown()
+"""
+
+_OBJECT_STORE = """
+import os, sys
+
+if __name__ == "__main__":
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
+    import s3fs
+    from data_prep.prepare import main
+    from finetune.clip import read_clip
+    from finetune.dataset import load_splits
+
+    files = s3fs.S3FileSystem()
+    files.mkdir("bucket")
+    url, engine = "s3://bucket/some/dataset", sys.argv[2]
+    options = ["--engine", engine, "--store", "clips"]
+    assert main([sys.argv[1], url, *options])["accepted"] == 40
+    assert main([sys.argv[1], url, *options])["accepted"] == 40, "up to date"
+    main([sys.argv[1], url, *options, "--seed", "1", "--overwrite"])
+    splits = load_splits(url, need_validation=True)
+    rows = [row for part in (splits.train, splits.validation, splits.test) for row in part]
+    assert len({row["video_id"] for row in rows}) == len(rows) == 40
+    assert read_clip(rows[0], [0, 9]).shape == (2, 3, 48, 48)
+    assert not files.exists("bucket/some/dataset/_work")
+    assert files.exists("bucket/some/dataset/report.html")
+    server.stop()
+    print("all there")
+"""
+
+
+def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ, "RAY_USAGE_STATS_ENABLED": "0", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1", "HF_HUB_OFFLINE": "0",
+    }  # fmt: skip
+    script = Path(str(arguments[-1])).with_suffix(".py")
+    script.write_text(code)
+    command = [sys.executable, str(script), *map(str, arguments[:-1])]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def test_a_cluster_that_loses_a_machine_loses_no_video(bars: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    import datasets
+
+    done = run(_CLUSTER, bars, tmp_path / "out", tmp_path / "script")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "lost a machine" in done.stdout and "accepted 40 rejected 0" in done.stdout
+    splits = datasets.load_from_disk(str(tmp_path / "out"))
+    ids = [video_id for rows in splits.values() for video_id in rows["video_id"]]
+    assert len(ids) == len(set(ids)) == 40
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "script.py"]
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_dataset_in_an_object_store_trains_as_one_on_disk(engine: str, bars: Path, tmp_path: Path) -> None:
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    if engine == "ray":
+        pytest.importorskip("ray")
+    done = run(_OBJECT_STORE, bars, engine, tmp_path / "script")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all there" in done.stdout
