@@ -44,7 +44,7 @@ def find_duplicates(digests: Sequence[str], fingerprints: Callable[[int], bytes]
             found.append(Duplicate(first, index, "identical"))
     distinct = list(first_of.values())
 
-    @lru_cache(maxsize=256)  # 0.25 MB each at most
+    @lru_cache(maxsize=512)  # typically 0.3 MB each, with what is derived from it
     def samples(index: int) -> Samples | None:
         return decode(fetch(index))
 
