@@ -20,40 +20,12 @@ _HEAD_SECONDS, _HEAD_RATE, _RATE = 3.0, 16.0, 8.0
 MAX_SAMPLES = 240  # of 256 + 4 bytes; beyond (27 s) every second one is dropped, and time steps twice as wide
 
 
-class Clock:
-    """Seconds of each frame in delivery order, never decreasing.
-
-    The timestamps, until one does not increase (packed B-frames, joined files): from there the frame's number over
-    the claimed `rate` (1/s), which is also used where there are no timestamps.
-    """
-
-    def __init__(self, rate: float | None):
-        self._rate = rate if rate and 0.1 <= rate <= 1000 else 25.0
-        self._first: float | None = None
-        self._index, self._now = -1, 0.0
-        self._trusted = True
-
-    def seconds(self, timestamp: float | None) -> float:
-        """Time of the next frame, in s since the first one; `timestamp` in s."""
-        self._index += 1
-        if self._index == 0:
-            self._first = timestamp
-            return 0.0
-        self._trusted &= timestamp is not None and self._first is not None and timestamp - self._first > self._now
-        if self._trusted and timestamp is not None and self._first is not None:
-            self._now = timestamp - self._first
-        else:
-            self._now = max(self._now, self._index / self._rate)
-        return self._now
-
-
 class Fingerprint:
     """Collects thumbnails while a video is decoded: at most `MAX_SAMPLES`, so at most 64 KB.
 
-    for frame in frames:
-        seconds = clock.seconds(frame.time)
-        if fingerprint.wants(seconds):
-            fingerprint.add(thumbnail(frame), seconds)
+    for frame in video:
+        if fingerprint.wants(frame.seconds):
+            fingerprint.add(frame.gray(SIZE), frame.seconds)
     """
 
     def __init__(self) -> None:

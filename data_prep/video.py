@@ -78,22 +78,24 @@ class VideoInfo:
 class Frame:
     """One decoded frame; `size` is (height, width) in px, upright; `seconds` since the first frame, where known."""
 
-    __slots__ = ("_converter", "_frame", "_mirrored", "_turns", "index", "seconds", "size")
+    __slots__ = ("_converters", "_frame", "_mirrored", "_turns", "index", "seconds", "size")
 
-    def __init__(self, frame: Any, index: int, seconds: float | None, turns: int, mirrored: bool, converter: Any):
-        self._frame, self._turns, self._mirrored, self._converter = frame, turns, mirrored, converter
+    def __init__(self, frame: Any, index: int, seconds: float | None, turns: int, mirrored: bool, converters: Any):
+        self._frame, self._turns, self._mirrored, self._converters = frame, turns, mirrored, converters
         self.index, self.seconds = index, seconds
         self.size = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
 
     def rgb(self, size: tuple[int, int]) -> np.ndarray:
         """uint8 RGB `(height, width, 3)` at `size`, upright."""
         height, width = size[::-1] if self._turns % 2 else size
-        converted = self._converter.reformat(self._frame, width=width, height=height, format="rgb24")
+        converted = self._converters[0].reformat(self._frame, width=width, height=height, format="rgb24")
         return self._upright(converted.to_ndarray())
 
     def gray(self, side: int) -> np.ndarray:
         """uint8 luma `(side, side)` of the whole picture, upright."""
-        converted = self._frame.reformat(width=side, height=side, format="gray", interpolation="AREA")
+        converted = self._converters[1].reformat(
+            self._frame, width=side, height=side, format="gray", interpolation="AREA"
+        )
         return self._upright(converted.to_ndarray())
 
     def _upright(self, pixels: np.ndarray) -> np.ndarray:
@@ -114,15 +116,16 @@ class VideoFile:
         self.pts: list[int] = []  # of the frames so far
 
     def __iter__(self) -> Iterator[Frame]:
-        converter = VideoReformatter()  # one for all frames: a new one would set up its tables for each
-        clock = _Clock(self.stream.time_base, self.fps)
+        # For all frames: a new one would set up its tables for each.
+        converters = VideoReformatter(), VideoReformatter()
+        clock = Clock(self.stream.time_base, self.fps)
         turns, mirrored = 0, False
         for index, frame in enumerate(self._frames()):
             if index == 0:
                 turns, mirrored = _orientation(frame)
             if frame.pts is not None:
                 self.pts.append(frame.pts)
-            yield Frame(frame, index, clock.seconds(frame.pts, index), turns, mirrored, converter)
+            yield Frame(frame, index, clock.seconds(frame.pts, index), turns, mirrored, converters)
 
     def _frames(self) -> Iterator[Any]:
         for packet in self._packets():
@@ -155,21 +158,32 @@ class VideoFile:
                 return
 
 
-class _Clock:
-    """Seconds since the first frame: by timestamp while those increase, then by index and the claimed rate."""
+class Clock:
+    """Seconds of each frame in delivery order since the first, never decreasing.
+
+    By timestamp until one does not increase (packed B-frames, joined files); from there by the frame's number and the
+    claimed `fps`, which also serves where there are no timestamps.
+    """
 
     def __init__(self, time_base: Any, fps: float | None):
-        self.time_base, self.fps = time_base, fps
+        self.time_base = time_base
+        self.fps = fps if fps and 0.1 <= fps <= 1000 else None
         self.first: int | None = None
-        self.last: int | None = None
-        self.trusted = bool(time_base)
+        self.now, self.trusted = -1.0, bool(time_base)
 
     def seconds(self, pts: int | None, index: int) -> float | None:
-        if self.trusted and pts is not None and (self.last is None or pts > self.last):
-            self.first, self.last = pts if self.first is None else self.first, pts
-            return float((pts - self.first) * self.time_base)
+        """Time of the next frame; None where nothing tells."""
+        if self.trusted and pts is not None:
+            self.first = pts if self.first is None else self.first
+            seconds = float((pts - self.first) * self.time_base)
+            if seconds > self.now:
+                self.now = seconds
+                return seconds
         self.trusted = False
-        return index / self.fps if self.fps else None
+        if self.fps is None:
+            return None
+        self.now = max(self.now, index / self.fps)
+        return self.now
 
 
 @contextmanager
@@ -255,7 +269,9 @@ def frames_of_span(video: VideoFile | FrameFolder, span: Span | None) -> Iterato
             found = True
             yield frame
     if not found and position is not None:
-        raise VideoError(f"has no frame from {span.start:g} to {span.end:g} {span.unit}: the last one is at {position:g}")
+        raise VideoError(
+            f"has no frame from {span.start:g} to {span.end:g} {span.unit}: the last one is at {position:g}"
+        )
 
 
 class Measure:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from conftest import encode, moving_bar
 
 from data_prep.demo import write_demo_videos
 from data_prep.duplicates import Duplicate, find_duplicates, join_groups
-from data_prep.fingerprint import SIZE, Clock, Fingerprint, decode
+from data_prep.fingerprint import SIZE, Fingerprint, decode
 from data_prep.name_groups import is_copy_name, name_groups
+from data_prep.video import open_video
 
 RATE, HEIGHT, WIDTH = 20, 72, 96
 
@@ -40,14 +40,11 @@ def scene(place: int, motion: int, seconds: float = 3.0) -> np.ndarray:
 
 def fingerprint(path: Path) -> bytes:
     taken = Fingerprint()
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        clock = Clock(float(stream.average_rate or 0))
-        for frame in container.decode(stream):
-            seconds = clock.seconds(frame.time)
+    with open_video(path) as video:
+        for frame in video:
+            seconds = frame.index / RATE if frame.seconds is None else frame.seconds
             if taken.wants(seconds):
-                small = frame.reformat(width=SIZE, height=SIZE, format="gray", interpolation="AREA")
-                taken.add(small.to_ndarray(), seconds)
+                taken.add(frame.gray(SIZE), seconds)
     return taken.to_bytes()
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_prep.fingerprint import MAX_SAMPLES, SIZE, Clock, Fingerprint, decode
+from data_prep.fingerprint import MAX_SAMPLES, SIZE, Fingerprint, decode
 
 
 def fingerprint_of(num_frames: int, rate: float) -> Fingerprint:
@@ -54,17 +54,3 @@ def test_a_long_video_is_sampled_whole_and_stays_small(minutes: int) -> None:
     assert MAX_SAMPLES / 2 < len(samples.seconds) <= MAX_SAMPLES
     assert samples.seconds[-1] > minutes * 60 - 2 * samples.step
     assert len(fingerprint.to_bytes()) < 65536
-
-
-def test_clock_trusts_timestamps_until_they_turn_back() -> None:
-    clock = Clock(25)
-    assert [clock.seconds(t) for t in (5.0, 5.1, 5.5)] == pytest.approx([0, 0.1, 0.5])  # a variable rate
-    clock = Clock(25)
-    packed = [0.04, 0.08, 0.16, 0.12, 0.2, 0.28, 0.24]  # packed B-frames: delivered in order, stamped out of it
-    seconds = [clock.seconds(t) for t in packed]
-    assert seconds == pytest.approx([0, 0.04, 0.12, 0.12, 0.16, 0.2, 0.24])
-    assert [Clock(None).seconds(None) for _ in range(1)] == [0]
-    clock = Clock(10)
-    assert [clock.seconds(None) for _ in range(4)] == pytest.approx([0, 0.1, 0.2, 0.3])
-    clock = Clock(0)  # claims nothing
-    assert [clock.seconds(None) for _ in range(3)] == pytest.approx([0, 0.04, 0.08])

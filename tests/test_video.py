@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,7 +17,7 @@ from PIL import Image
 from data_prep.images import decode_jpeg, encode_jpeg
 from data_prep.labeled import Span
 from data_prep.limits import VideoError
-from data_prep.video import open_video, probe, read_frames
+from data_prep.video import Clock, open_video, probe, read_frames
 
 
 def test_probe_measures_the_real_frames(ramp_video: Path) -> None:
@@ -262,3 +263,15 @@ def test_a_broken_frame_costs_itself_and_a_pipe_does_not_block(tmp_path: Path) -
 def test_time_has_a_limit(ramp_video: Path) -> None:
     with pytest.raises(VideoError, match="takes more than 0 s"), open_video(ramp_video, time_limit=0) as video:
         list(video)
+
+
+def test_the_clock_trusts_timestamps_until_they_turn_back() -> None:
+    def times(pts: list, fps: float | None) -> list:
+        clock = Clock(Fraction(1, 25), fps)
+        return [clock.seconds(value, index) for index, value in enumerate(pts)]
+
+    assert times([100, 103, 110], 25) == pytest.approx([0, 0.12, 0.4])  # a variable rate
+    # Packed B-frames: delivered in order, stamped out of it.
+    assert times([1, 2, 4, 3, 5, 7, 6], 25) == pytest.approx([0, 0.04, 0.12, 0.12, 0.16, 0.2, 0.24])
+    assert times([None, None, None], 10) == pytest.approx([0, 0.1, 0.2])
+    assert times([None, None], None) == [None, None] == times([None, None], 1e9)
