@@ -6,6 +6,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,28 @@ def scan_all(jobs: list[Job], work: Work, options: argparse.Namespace) -> ByKey:
     if len(todo) < len(jobs):
         print(f"{len(jobs) - len(todo)} of {len(jobs)} videos were scanned before", flush=True)
     sample, rest = _apart(todo)
-    with tqdm(total=len(todo), desc="decoding", unit="video") as progress:
-        started = time.monotonic()
-        _scan(_chunks(sample, max(1, len(sample) // (4 * options.num_proc))), work, options, known, progress)
-        if rest:
-            seconds = time.monotonic() - started
-            progress.write(estimate([known[job.key][0] for job in sample], sample, rest, seconds, options))
-        _scan(_chunks(rest, CHUNK_SIZE), work, options, known, progress)
+    chunks = chain(_chunks(sample, max(1, len(sample) // (4 * options.num_proc))), _chunks(rest, CHUNK_SIZE))
+    progress = tqdm(total=len(todo), desc="decoding", unit="video")
+    first = 0.0  # when the first result came: processes have started
+    with progress:
+        for number, result in enumerate(_run(chunks, work, options)):
+            progress.update(_keep(result, known))
+            first = first or time.monotonic()
+            if rest and number > 0 and all(job.key in known for job in sample):
+                progress.write(estimate(todo, known, time.monotonic() - first, options))
+                rest = []
     return known
+
+
+def _keep(result: Any, known: ByKey) -> int:
+    """Puts one result into `known`; returns of how many videos it is."""
+    if isinstance(result, Lost):
+        job: Job = result.item
+        known[job.key] = (Scanned(job.key, job.video.video_id, result.reason), None, None)
+        return 1
+    for scanned, place in result:
+        known[scanned.key] = (scanned, place, place)
+    return len(result)
 
 
 def _apart(todo: list[Job]) -> tuple[list[Job], list[Job]]:
@@ -50,18 +65,6 @@ def _chunks(jobs: list[Job], size: int) -> Iterator[list[Job]]:
     size = min(size, CHUNK_SIZE)
     for start in range(0, len(jobs), size):
         yield jobs[start : start + size]
-
-
-def _scan(chunks: Iterable[list[Job]], work: Work, options: argparse.Namespace, known: ByKey, progress: Any) -> None:
-    for result in _run(chunks, work, options):
-        if isinstance(result, Lost):
-            job: Job = result.item
-            known[job.key] = (Scanned(job.key, job.video.video_id, result.reason), None, None)
-            progress.update()
-            continue
-        for scanned, place in result:
-            known[scanned.key] = (scanned, place, place)
-        progress.update(len(result))
 
 
 def _run(chunks: Iterable[list[Job]], work: Work, options: argparse.Namespace) -> Iterator[Any]:
@@ -84,14 +87,15 @@ def write_files(calls: list[tuple[Any, ...]], options: argparse.Namespace) -> No
     run_calls_on_ray(write_parquet_file, calls, options.ray_address)
 
 
-def estimate(
-    scanned: list[Scanned], sample: list[Job], rest: list[Job], seconds: float, options: argparse.Namespace
-) -> str:
-    """What the rest will cost in time and disk, by the bytes of the sources. `seconds` the sample took."""
-    sample_bytes = sum(job.num_bytes for job in sample) or 1
-    share = sum(job.num_bytes for job in rest) / sample_bytes
-    stored = sum(one.stored_bytes for one in scanned) * (1 + share)
-    text = f"about {_duration(seconds * share)} for {len(rest)} more videos, estimated from {len(sample)}"
+def estimate(todo: list[Job], known: ByKey, seconds: float, options: argparse.Namespace) -> str:
+    """What is left will cost this in time and disk, by the bytes of the sources. `seconds` it took so far."""
+    done = [job for job in todo if job.key in known]
+    done_bytes = sum(job.num_bytes for job in done) or 1
+    share = sum(job.num_bytes for job in todo) / done_bytes
+    text = (
+        f"about {_duration(seconds * (share - 1))} for {len(todo) - len(done)} more videos, estimated from {len(done)}"
+    )
+    stored = share * sum(known[job.key][0].stored_bytes for job in done)
     if not stored:
         return f"{text}; the videos stay where they are"
     text += f"; --store {options.store} takes about {_size(stored)}, twice that while it is written"

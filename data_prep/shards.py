@@ -103,10 +103,6 @@ def scan_task(
     return functools.partial(scan_chunk, folder=folder, storing=storing)
 
 
-def chunks_of(jobs: list[Job]) -> Iterator[list[Job]]:
-    for start in range(0, len(jobs), CHUNK_SIZE):
-        yield jobs[start : start + CHUNK_SIZE]
-
 
 def _name(chunk: list[Job]) -> str:
     return hashlib.blake2b("".join(job.key for job in chunk).encode(), digest_size=16).hexdigest()
