@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -78,15 +78,12 @@ def relate(
     if fingerprint is not None:
         read = fingerprint
         pairs = find_duplicates([known.scanned.digest for known in videos], lambda index: read(videos[index].facts))
-    conflicting: dict[int, tuple[str, int]] = {}
+    conflicting = _conflicts(videos, pairs)
     for pair in pairs:
         first, second = (videos[index].video for index in (pair.first, pair.second))
         problem = ""
-        # A mirrored "left" may rightly be a "right"; the same pictures are not two things.
-        if first.labels != second.labels and pair.kind != "mirrored":
+        if pair.kind != "mirrored" and first.labels != second.labels:
             problem = "conflict"
-            conflicting.setdefault(pair.first, (pair.kind, pair.second))
-            conflicting.setdefault(pair.second, (pair.kind, pair.first))
         elif given and first.split != second.split:
             problem = "leak"
         collection.related.append(Related(first.video_id, second.video_id, pair.kind, problem))
@@ -95,6 +92,27 @@ def relate(
     if conflicting and not keep_conflicts:
         _refuse(collection, conflicting)
     _note_relations(collection)
+
+
+def _conflicts(videos: Sequence[Known], pairs: Sequence[Duplicate]) -> dict[int, tuple[str, int]]:
+    """{video: (kind, a video of the same content and another label)}.
+
+    Identical files are compared as one: a copy of one of them is a copy of all. A mirrored "left" may rightly be a
+    "right"; the same pictures are not two things.
+    """
+    first_of = {pair.second: pair.first for pair in pairs if pair.kind == "identical"}
+    same: dict[int, list[int]] = defaultdict(list)
+    for index in range(len(videos)):
+        same[first_of.get(index, index)].append(index)
+    found: dict[int, tuple[str, int]] = {}
+    for pair in pairs:
+        if pair.kind != "mirrored":
+            alike = {*same[first_of.get(pair.first, pair.first)], *same[first_of.get(pair.second, pair.second)]}
+            for index in alike:
+                other = next((i for i in sorted(alike) if videos[i].video.labels != videos[index].video.labels), None)
+                if other is not None:
+                    found.setdefault(index, (pair.kind, other))
+    return found
 
 
 def _in_group(known: Known, group: str | None) -> Known:

@@ -103,7 +103,6 @@ def scan_task(
     return functools.partial(scan_chunk, folder=folder, storing=storing)
 
 
-
 def _name(chunk: list[Job]) -> str:
     return hashlib.blake2b("".join(job.key for job in chunk).encode(), digest_size=16).hexdigest()
 

@@ -96,6 +96,30 @@ def test_a_dataset_on_the_hub_trains_as_the_local_one_does(hub: Any, tmp_path: P
     assert "- me/bars-data" in (tmp_path / "me_bars-data" / "README.md").read_text()
 
 
+def test_a_published_dataset_comes_back_whole_also_streamed(hub: Any, tmp_path: Path, bars: Path) -> None:
+    hub.add_fault(match="^POST /api/repos/create", status=503, count=1)
+    for store in ("files", "clips", "frames"):
+        options = ["--store", store, "--push_to_hub", f"me/{store}", "--num_proc", "1"]
+        pushed = python(hub, tmp_path, "-m", "data_prep", str(bars), store, *options)
+        assert pushed.returncode == 0, pushed.stderr
+        for name, content in hub.files(f"me/{store}", "dataset").items():
+            assert b"hf_secret_token" not in content and str(tmp_path).encode() not in content, name
+        card = hub.files(f"me/{store}", "dataset")["README.md"].decode()
+        assert "video-classification" in card and "| left |" in card and f'load_dataset("me/{store}")' in card
+        code = (
+            "import sys, datasets, numpy; from finetune.clip import read_clip; name = sys.argv[1];"
+            "ours = datasets.load_from_disk(name)['train']; theirs = datasets.load_dataset('me/' + name)['train'];"
+            "stream = iter(datasets.load_dataset('me/' + name, split='train', streaming=True));"
+            "clips = [read_clip(row, [0, 9]).numpy() for row in (ours[0], theirs[0], next(stream))];"
+            "assert len(ours) == len(theirs) and ours[0]['video_id'] == theirs[0]['video_id'];"
+            "assert all((clip == clips[0]).all() for clip in clips); print('same')"
+        )
+        loaded = python(hub, tmp_path, "-c", code, store)
+        assert loaded.stdout.splitlines()[-1:] == ["same"], loaded.stderr
+    refused = python(hub, tmp_path, "-m", "data_prep", str(bars), "files", "--push_to_hub", "you/files", "--num_proc", "1")
+    assert refused.returncode == 2 and "the dataset is on disk, and the same command tries again" in refused.stderr
+
+
 def test_a_wrong_token_is_found_out_before_training(hub: Any, tmp_path: Path, bars_dataset: Path) -> None:
     process = train(hub, tmp_path, bars_dataset, HF_TOKEN="hf_wrong")
     assert process.returncode == 2
