@@ -119,7 +119,20 @@ def test_workers_see_the_epoch_and_give_the_same_clips(bars_dataset: Path) -> No
 
 def test_the_store_of_frames_gives_the_same_clip_up_to_jpeg(bars: Path, bars_dataset: Path, tmp_path: Path) -> None:
     data_prep(
-        [str(bars), str(tmp_path / "out"), "--splits", "0.6", "0.2", "0.2", "--store", "frames", "--num_proc", "1"]
+        [
+            str(bars),
+            str(tmp_path / "out"),
+            "--splits",
+            "0.6",
+            "0.2",
+            "0.2",
+            "--seed",
+            "3",
+            "--store",
+            "frames",
+            "--num_proc",
+            "1",
+        ]
     )
     files = datasets.load_from_disk(str(bars_dataset))["test"]
     frames = datasets.load_from_disk(str(tmp_path / "out"))["test"]

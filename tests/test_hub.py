@@ -116,7 +116,9 @@ def test_a_published_dataset_comes_back_whole_also_streamed(hub: Any, tmp_path: 
         )
         loaded = python(hub, tmp_path, "-c", code, store)
         assert loaded.stdout.splitlines()[-1:] == ["same"], loaded.stderr
-    refused = python(hub, tmp_path, "-m", "data_prep", str(bars), "files", "--push_to_hub", "you/files", "--num_proc", "1")
+    refused = python(
+        hub, tmp_path, "-m", "data_prep", str(bars), "files", "--push_to_hub", "you/files", "--num_proc", "1"
+    )
     assert refused.returncode == 2 and "the dataset is on disk, and the same command tries again" in refused.stderr
 
 
