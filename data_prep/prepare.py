@@ -60,24 +60,31 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         directory = work.filled() if not is_url(options.dataset) else options.dataset
         where = write_rows(directory, collection, split_of, found, options)
         write_scanned(f"{directory}/{SCANNED}", _scanned_rows(jobs, scanned, collection, where))
-        summary = summarize(collection, split_of, found.layout) | {
-            "store": options.store,
-            "files": list(dict.fromkeys(split for split in SPLITS if split in split_of)) or ["train"],
-            "seed": options.seed,
-            "inputs": inputs,
-            "scan_settings": scan_settings(storing(options)),
-            "stored_bytes": sum(known.scanned.stored_bytes for known in collection.videos),
-            "seconds": round(time.monotonic() - started, 1),
-            "dataset": Path(options.dataset).name,
-        }
+        summary = summarize(collection, split_of, found.layout) | facts_of_run(collection, split_of, inputs, options)
+        summary["seconds"] = round(time.monotonic() - started, 1)
         write_report(directory, collection, split_of, summary, options.num_proc)
         write_rejected(f"{directory}/{REJECTED}", collection.rejected)
-        write_json(f"{directory}/{SUMMARY}", summary)
+        write_json(f"{directory}/{SUMMARY}", summary)  # last: at a URL it says that all is there
         if not is_url(options.dataset):
             put_in_place(Path(directory), Path(options.dataset))
     print(format_summary(summary, collection.rejected))
     print(f"wrote {options.dataset} in {time.monotonic() - started:.0f} s; look at {options.dataset}/{PAGE}")
     return finish(summary, options)
+
+
+def facts_of_run(
+    collection: Collection, split_of: list[str], inputs: str, options: argparse.Namespace
+) -> dict[str, Any]:
+    """What `summary.json` says beside what was found: settings, and what the next run compares with its own."""
+    return {
+        "dataset": Path(options.dataset).name,
+        "store": options.store,
+        "files": [split for split in SPLITS if split in split_of] or ["train"],
+        "seed": options.seed,
+        "stored_bytes": sum(known.scanned.stored_bytes for known in collection.videos),
+        "inputs": inputs,
+        "scan_settings": scan_settings(storing(options)),
+    }
 
 
 def finish(summary: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

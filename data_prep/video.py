@@ -24,6 +24,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from data_prep.frame import Clock, Frame, orientation
 from data_prep.images import FrameFolder, Picture
 from data_prep.labeled import Span
 from data_prep.limits import MAX_BAD_PACKETS, MAX_FRAMES, TIME_LIMIT_SECONDS, VideoError, check_size
@@ -75,34 +76,6 @@ class VideoInfo:
     first_frame: int = 0
 
 
-class Frame:
-    """One decoded frame; `size` is (height, width) in px, upright; `seconds` since the first frame, where known."""
-
-    __slots__ = ("_converters", "_frame", "_mirrored", "_turns", "index", "seconds", "size")
-
-    def __init__(self, frame: Any, index: int, seconds: float | None, turns: int, mirrored: bool, converters: Any):
-        self._frame, self._turns, self._mirrored, self._converters = frame, turns, mirrored, converters
-        self.index, self.seconds = index, seconds
-        self.size = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
-
-    def rgb(self, size: tuple[int, int]) -> np.ndarray:
-        """uint8 RGB `(height, width, 3)` at `size`, upright."""
-        height, width = size[::-1] if self._turns % 2 else size
-        converted = self._converters[0].reformat(self._frame, width=width, height=height, format="rgb24")
-        return self._upright(converted.to_ndarray())
-
-    def gray(self, side: int) -> np.ndarray:
-        """uint8 luma `(side, side)` of the whole picture, upright."""
-        converted = self._converters[1].reformat(
-            self._frame, width=side, height=side, format="gray", interpolation="AREA"
-        )
-        return self._upright(converted.to_ndarray())
-
-    def _upright(self, pixels: np.ndarray) -> np.ndarray:
-        # The container's rotation, which FFmpeg only reports.
-        return np.rot90(pixels[:, ::-1] if self._mirrored else pixels, self._turns)
-
-
 class VideoFile:
     """Frames of one opened video in delivery order, and the count of packets that did not decode."""
 
@@ -122,7 +95,7 @@ class VideoFile:
         turns, mirrored = 0, False
         for index, frame in enumerate(self._frames()):
             if index == 0:
-                turns, mirrored = _orientation(frame)
+                turns, mirrored = orientation(frame)
             if frame.pts is not None:
                 self.pts.append(frame.pts)
             yield Frame(frame, index, clock.seconds(frame.pts, index), turns, mirrored, converters)
@@ -156,34 +129,6 @@ class VideoFile:
                 flush.stream = self.stream
                 yield flush
                 return
-
-
-class Clock:
-    """Seconds of each frame in delivery order since the first, never decreasing.
-
-    By timestamp until one does not increase (packed B-frames, joined files); from there by the frame's number and the
-    claimed `fps`, which also serves where there are no timestamps.
-    """
-
-    def __init__(self, time_base: Any, fps: float | None):
-        self.time_base = time_base
-        self.fps = fps if fps and 0.1 <= fps <= 1000 else None
-        self.first: int | None = None
-        self.now, self.trusted = -1.0, bool(time_base)
-
-    def seconds(self, pts: int | None, index: int) -> float | None:
-        """Time of the next frame; None where nothing tells."""
-        if self.trusted and pts is not None:
-            self.first = pts if self.first is None else self.first
-            seconds = float((pts - self.first) * self.time_base)
-            if seconds > self.now:
-                self.now = seconds
-                return seconds
-        self.trusted = False
-        if self.fps is None:
-            return None
-        self.now = max(self.now, index / self.fps)
-        return self.now
 
 
 @contextmanager
@@ -234,23 +179,6 @@ def _best_stream(container: Any) -> Any:
 
 def _reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
-
-
-def _orientation(frame: Any) -> tuple[int, bool]:
-    """(quarter turns, whether to mirror left-right before them) that set the frame upright.
-
-    From the display matrix, nine integers of which the first two columns are the linear part (ISO 14496-12, 8.3.2).
-    """
-    side_data = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
-        return 0, False
-    a, b, _, c, d = (float(value) for value in np.frombuffer(bytes(side_data), np.int32)[:5])
-    mirrored = a * d - b * c < 0
-    if mirrored:
-        a, b = -a, -b
-    if a == b == 0:  # a matrix of zeros says nothing
-        return 0, False
-    return round(-np.degrees(np.arctan2(b, a)) / 90) % 4, mirrored
 
 
 def frames_of_span(video: VideoFile | FrameFolder, span: Span | None) -> Iterator[Frame | Picture]:

@@ -14,10 +14,11 @@ import pytest
 from conftest import encode, gray_ramp
 from PIL import Image
 
+from data_prep.frame import Clock
 from data_prep.images import decode_jpeg, encode_jpeg
 from data_prep.labeled import Span
 from data_prep.limits import VideoError
-from data_prep.video import Clock, open_video, probe, read_frames
+from data_prep.video import open_video, probe, read_frames
 
 
 def test_probe_measures_the_real_frames(ramp_video: Path) -> None:

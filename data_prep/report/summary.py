@@ -66,7 +66,10 @@ def up_to_date(dataset: str, inputs: str) -> dict[str, Any] | None:
             summary = json.load(file)
     except (OSError, ValueError, ImportError):
         return None
-    return summary if isinstance(summary, dict) and summary.get("inputs") == inputs else None
+    if not isinstance(summary, dict) or summary.get("inputs") != inputs:
+        return None
+    whole = is_url(dataset) or all(Path(dataset, split, "state.json").is_file() for split in summary.get("files", ()))
+    return summary if whole else None
 
 
 def write_rejected(path: str, rejected: list[tuple[str, str]]) -> None:
