@@ -163,11 +163,16 @@ def parquet_file(path: str, schema: pa.Schema) -> Iterator[Callable[[dict[str, A
 
 
 def finished(folder: str) -> Iterator[tuple[Scanned, Place]]:
-    """What an earlier run scanned into `folder`."""
+    """What an earlier run scanned into `folder`. A damaged shard is thrown away: its videos are scanned again."""
     files, root = fsspec.url_to_fs(folder)
     for path in sorted(files.glob(f"{root}/*.parquet")):
         url = files.unstrip_protocol(path)
-        for row, scanned in enumerate(read_scanned(url)):
+        try:
+            rows = list(read_scanned(url))
+        except (pa.ArrowInvalid, OSError, KeyError, TypeError):
+            files.rm(path)
+            continue
+        for row, scanned in enumerate(rows):
             yield scanned, Place(url, row)
 
 

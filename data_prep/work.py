@@ -13,12 +13,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from data_prep.errors import UserError
 from data_prep.scan import Scanned, Storing
 from data_prep.shards import Place, finished, read_placed
-from data_prep.store import SCANNED, SUMMARY, is_url
+from data_prep.store import SCANNED, SUMMARY, is_url, open_dataset
+from data_prep.workers import is_lost
 
 # What is known of a video by its key: facts, where its fingerprint lies, where its stored pictures lie.
 ByKey = dict[str, tuple[Scanned, Place | None, Place | None]]
@@ -43,10 +45,19 @@ class Work:
     def known(self, dataset: str) -> ByKey:
         """By key, what was scanned before: by an interrupted run, or for the `dataset` that will be replaced."""
         found: ByKey = {scanned.key: (scanned, place, place) for scanned, place in finished(self.shards)}
-        if not is_url(dataset) and _settings_of(f"{dataset}/{SUMMARY}") == _settings(self.storing):
-            for scanned, facts, pictures in read_placed(f"{dataset}/{SCANNED}", dataset):
-                found.setdefault(scanned.key, (scanned, facts, pictures))
-        return found
+        if _settings_of(f"{dataset}/{SUMMARY}") == _settings(self.storing) and _opens(dataset):
+            with suppress(pa.ArrowInvalid, OSError):  # damaged: then it is scanned again
+                for scanned, facts, pictures in read_placed(f"{dataset}/{SCANNED}", dataset):
+                    found.setdefault(scanned.key, (scanned, facts, pictures))
+        # Another time limit, or a machine with more memory, may be kinder.
+        return {key: known for key, known in found.items() if not is_lost(known[0].reason)}
+
+
+def _opens(dataset: str) -> bool:
+    try:
+        return not is_url(dataset) and bool(open_dataset(Path(dataset)))
+    except (UserError, pa.ArrowInvalid, KeyError):
+        return False
 
 
 def _settings(storing: Storing) -> dict[str, object]:

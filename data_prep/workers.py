@@ -20,6 +20,7 @@ Chunk = list[Any]
 Task = Callable[[Chunk, Callable[[int], None]], Any]
 
 DIED = "decoding it killed its process (out of memory, or a fault in the decoder)"
+_TOO_LONG = "takes more than"
 GRACE_SECONDS = 20.0  # for what is not decoding, and for a busy machine
 _START_SECONDS = 120.0  # for a process to start and to begin its chunk
 
@@ -27,6 +28,11 @@ _START_SECONDS = 120.0  # for a process to start and to begin its chunk
 def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def is_lost(reason: str) -> bool:
+    """Whether a video was refused for what its scan took, and not for what it is."""
+    return reason.startswith((DIED, _TOO_LONG))
 
 
 @dataclass
@@ -85,7 +91,7 @@ class _Pool:
                 if worker.connection in ready:
                     yield from self._listen(worker, again)
                 elif time.monotonic() > worker.deadline:
-                    yield from self._give_up(worker, again, f"takes more than {self.time_limit:g} s")
+                    yield from self._give_up(worker, again, f"{_TOO_LONG} {self.time_limit:g} s")
 
     def _hand_out(self, again: deque[Chunk], chunks: Iterator[Chunk], num_proc: int) -> None:
         idle = [worker for worker in self.workers if worker.chunk is None]
