@@ -166,7 +166,8 @@ def by_rows(number: int) -> None:
         for rows in (1000, number):
             table = root / "videos" / f"list{rows}.csv"
             table.write_text(
-                "path,label\n" + "".join(f"{p.relative_to(table.parent)},{p.parent.name}\n" for p in paths[:rows])
+                "path,label\n"
+                + "".join(f"{p.relative_to(table.parent)},{p.parent.name}\n" for p in paths[:: len(paths) // rows])
             )
             code = "import resource, sys; from data_prep.prepare import main; main(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
             started = time.monotonic()

@@ -64,20 +64,19 @@ def collect(found: Found, known: Sequence[Known]) -> Collection:
 
 def relate(
     collection: Collection,
-    fingerprint: Callable[[Place | None], bytes] | None,
+    fingerprint: Callable[[int], bytes] | None,
     keep_conflicts: bool,
     given: bool,
 ) -> None:
     """Finds videos that share content: joins them to groups, refuses conflicting labels, names leaks.
 
-    Without `fingerprint` nobody looks for shared content. `given`: the videos came with splits, which stay; so do the
+    `fingerprint` gives that of a video by its position; without it nobody looks for shared content. `given`: the videos came with splits, which stay; so do the
     groups.
     """
     videos = collection.videos
     pairs: list[Duplicate] = []
     if fingerprint is not None:
-        read = fingerprint
-        pairs = find_duplicates([known.scanned.digest for known in videos], lambda index: read(videos[index].facts))
+        pairs = find_duplicates([known.scanned.digest for known in videos], fingerprint)
     conflicting = _conflicts(videos, pairs)
     for pair in pairs:
         first, second = (videos[index].video for index in (pair.first, pair.second))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from data_prep.publish import publish
 from data_prep.report.summary import format_summary, summarize, up_to_date, write_rejected, write_report
 from data_prep.scan import video_key
 from data_prep.schema import SPLITS, dataset_features
-from data_prep.shards import Job, Place, Rows, write_scanned
+from data_prep.shards import Job, Place, Rows, mapped_fingerprints, write_scanned
 from data_prep.split import DEFAULT_SPLITS, fold_videos, given_splits, groups_across, small_classes, split_videos
 from data_prep.store import (
     PAGE,
@@ -36,7 +37,7 @@ from data_prep.store import (
     write_json,
     write_parquet,
 )
-from data_prep.work import default_work_folder, scan_settings, work_folder
+from data_prep.work import Work, default_work_folder, scan_settings, work_folder
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     check_no_videos_inside(options.dataset, found)
     with work_folder(options.work or default_work_folder(options.dataset), storing(options)) as work:
         scanned = scan_all(jobs, work, options)
-        collection = judge(found, [Known(job.video, *scanned[job.key]) for job in jobs], options)
+        collection = judge(found, [Known(job.video, *scanned[job.key]) for job in jobs], work, options)
         split_of = choose_splits(collection, options)
         directory = work.filled() if not is_url(options.dataset) else options.dataset
         where = write_rows(directory, collection, split_of, found, options)
@@ -107,17 +108,19 @@ def _inputs(jobs: list[Job], found: Found, options: argparse.Namespace) -> str:
     return digest.hexdigest()
 
 
-def judge(found: Found, known: list[Known], options: argparse.Namespace) -> Collection:
+def judge(found: Found, known: list[Known], work: Work, options: argparse.Namespace) -> Collection:
     """What is usable of what was scanned, with groups and classes."""
     collection = collect(found, known)
     given = collection.videos[0].video.split is not None
-    fingerprints = Rows(["fingerprint"])
-
-    def fingerprint(place: Place | None) -> bytes:
-        return fingerprints.read(place)["fingerprint"] if place else b""
-
-    relate(collection, None if options.no_duplicates else fingerprint, options.keep_conflicts, given)
-    fingerprints.close()
+    if options.no_duplicates:
+        relate(collection, None, options.keep_conflicts, given)
+    else:
+        places = [known.facts for known in collection.videos]
+        with (
+            tempfile.TemporaryDirectory(dir=None if is_url(work.folder) else work.folder) as folder,
+            mapped_fingerprints(places, folder) as fingerprint,
+        ):
+            relate(collection, fingerprint, options.keep_conflicts, given)
     name_classes(collection, found)
     return collection
 

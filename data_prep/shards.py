@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -246,6 +246,23 @@ class Rows:
         if isinstance(self._parquet, pq.ParquetFile):
             self._parquet.close(force=True)
         self._path, self._parquet, self._table = "", None, None
+
+
+@contextmanager
+def mapped_fingerprints(places: Sequence[Place | None], folder: str) -> Iterator[Callable[[int], bytes]]:
+    """A function that gives the fingerprint of the video at a position in `places`, in any order, from a mapped file."""
+    path = f"{folder}/fingerprints.arrow"
+    schema = pa.schema([("fingerprint", pa.binary())])
+    rows, size = Rows(schema.names), 1000
+    with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for start in range(0, len(places), size):
+            part = [rows.read(place)["fingerprint"] if place else b"" for place in places[start : start + size]]
+            writer.write_table(pa.table([pa.array(part, pa.binary())], schema=schema), max_chunksize=size)
+    rows.close()
+    with pa.memory_map(path) as source:
+        reader = pa.ipc.open_file(source)
+        columns = [reader.get_batch(number).column(0) for number in range(reader.num_record_batches)]
+        yield lambda index: columns[index // size][index % size].as_py()
 
 
 @contextmanager
