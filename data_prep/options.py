@@ -155,7 +155,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--work",
         metavar="DIRECTORY",
-        help="where scanned videos wait until the dataset is written, and an interrupted run goes on from (default: beside DATASET)",
+        help="in which a folder holds scanned videos until the dataset is written, and an interrupted run goes on from it (default: beside DATASET)",
     )
 
 

@@ -32,12 +32,12 @@ from data_prep.store import (
     earlier_splits,
     is_url,
     make_row,
-    put_in_place,
+    place_for,
     write_dataset,
     write_json,
     write_parquet,
 )
-from data_prep.work import Work, default_work_folder, scan_settings, work_folder
+from data_prep.work import Work, scan_settings, work_folder, work_folder_of
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -54,20 +54,20 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         return finish(summary, options)
     check_output(options.dataset, options.videos, options.overwrite)
     check_no_videos_inside(options.dataset, found)
-    with work_folder(options.work or default_work_folder(options.dataset), storing(options)) as work:
+    with work_folder(work_folder_of(options.dataset, options.work), storing(options)) as work:
         scanned = scan_all(jobs, work, options)
         collection = judge(found, [Known(job.video, *scanned[job.key]) for job in jobs], work, options)
         split_of = choose_splits(collection, options)
-        directory = work.filled() if not is_url(options.dataset) else options.dataset
-        where = write_rows(directory, collection, split_of, found, options)
-        write_scanned(f"{directory}/{SCANNED}", _scanned_rows(jobs, scanned, collection, where))
-        summary = summarize(collection, split_of, found.layout) | facts_of_run(collection, split_of, inputs, options)
-        summary["seconds"] = round(time.monotonic() - started, 1)
-        write_report(directory, collection, split_of, summary, options.num_proc)
-        write_rejected(f"{directory}/{REJECTED}", collection.rejected)
-        write_json(f"{directory}/{SUMMARY}", summary)  # last: at a URL it says that all is there
-        if not is_url(options.dataset):
-            put_in_place(Path(directory), Path(options.dataset))
+        with place_for(options.dataset) as directory:
+            where = write_rows(directory, collection, split_of, found, options)
+            write_scanned(f"{directory}/{SCANNED}", _scanned_rows(jobs, scanned, collection, where))
+            summary = summarize(collection, split_of, found.layout) | facts_of_run(
+                collection, split_of, inputs, options
+            )
+            summary["seconds"] = round(time.monotonic() - started, 1)
+            write_report(directory, collection, split_of, summary, options.num_proc)
+            write_rejected(f"{directory}/{REJECTED}", collection.rejected)
+            write_json(f"{directory}/{SUMMARY}", summary)  # last: at a URL it says that all is there
     print(format_summary(summary, collection.rejected))
     print(f"wrote {options.dataset} in {time.monotonic() - started:.0f} s; look at {options.dataset}/{PAGE}")
     return finish(summary, options)
@@ -177,7 +177,7 @@ def split_notes(collection: Collection, split_of: list[str]) -> list[str]:
 
 
 def write_rows(
-    directory: str | Path, collection: Collection, split_of: list[str], found: Found, options: argparse.Namespace
+    directory: str, collection: Collection, split_of: list[str], found: Found, options: argparse.Namespace
 ) -> dict[str, tuple[str, int]]:
     """Writes the data files. Returns (file, row) of each video, by its key."""
     folds = options.folds is not None
@@ -198,10 +198,8 @@ def write_rows(
                 for known, name in chosen
             ]
             keys_of[split] = [known.scanned.key for known, _ in chosen]
-    if is_url(str(directory)):
-        where = write_parquet(
-            str(directory), features, options.store, rows_of, lambda calls: write_files(calls, options)
-        )
+    if is_url(directory):
+        where = write_parquet(directory, features, options.store, rows_of, lambda calls: write_files(calls, options))
     else:
         where = write_dataset(Path(directory), features, options.store, rows_of)
     return {key: place for split in where for key, place in zip(keys_of[split], where[split])}

@@ -98,22 +98,41 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def put_in_place(filled: Path, directory: Path) -> None:
-    """`filled` becomes `directory`, and takes the place of what `check_output` let pass; whole, or not at all."""
-    directory = directory.resolve()
-    aside = filled.with_name("old")
-    shutil.rmtree(aside, ignore_errors=True)
-    existed = directory.exists()
-    if existed and any(directory.iterdir()) and not is_ours(directory):
-        raise UserError(f"{directory} appeared while it was being written: choose another directory.")
-    if existed:
-        os.rename(directory, aside)
+@contextmanager
+def place_for(dataset: str) -> Iterator[str]:
+    """A folder to fill, which becomes `dataset` when the block ends well, and vanishes when it does not.
+
+    It takes the place of what `check_output` let pass. An object store has no such moment: there the files go to their
+    place one by one, and `summary.json`, written last, says that all are there.
+    """
+    if is_url(dataset):
+        yield dataset
+        return
+    directory = Path(dataset).resolve()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    filled, aside = (directory.with_name(f".{directory.name}.{word}") for word in ("new", "old"))
+    _remove(filled)  # of a run that was killed
+    filled.mkdir()
     try:
-        os.rename(filled, directory)
-    except BaseException:
+        yield str(filled)
+        existed = directory.exists()
+        if existed and any(directory.iterdir()) and not is_ours(directory):
+            raise UserError(f"{directory} appeared while it was being written: choose another directory.")
         if existed:
-            os.rename(aside, directory)
-        raise
+            os.rename(directory, aside)
+        try:
+            os.rename(filled, directory)
+        except BaseException:
+            if existed:
+                os.rename(aside, directory)
+            raise
+        _remove(aside)
+    finally:
+        _remove(filled)
+
+
+def _remove(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import fsspec
 import pyarrow as pa
@@ -34,13 +34,6 @@ class Work:
     def __init__(self, folder: str, storing: Storing):
         self.folder, self.storing = folder, storing
         self.shards = f"{folder}/shards"
-
-    def filled(self) -> Path:
-        """An empty folder to write the dataset into."""
-        path = Path(self.folder) / "new"
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-        return path
 
     def known(self, dataset: str) -> ByKey:
         """By key, what was scanned before: by an interrupted run, or for the `dataset` that will be replaced."""
@@ -78,12 +71,14 @@ def scan_settings(storing: Storing) -> dict[str, object]:
     return _settings(storing)
 
 
-def default_work_folder(dataset: str) -> str:
-    """Beside the dataset, hidden; for a URL, below it."""
+def work_folder_of(dataset: str, parent: str | None) -> str:
+    """Hidden beside the dataset, or below its URL; or in `parent`. A folder of its own, because it is deleted in the end."""
+    name = f".{PurePosixPath(dataset).name or 'dataset'}.work"
+    if parent is not None:
+        return f"{parent if is_url(parent) else os.path.abspath(parent)}/{name}"
     if is_url(dataset):
         return f"{dataset}/_work"
-    path = Path(os.path.abspath(dataset))
-    return str(path.with_name(f".{path.name}.work"))
+    return str(Path(os.path.abspath(dataset)).with_name(f".{Path(os.path.abspath(dataset)).name}.work"))
 
 
 @contextmanager
@@ -108,7 +103,6 @@ def work_folder(folder: str, storing: Storing) -> Iterator[Work]:
         _begin(work)
         yield work
     except BaseException:
-        shutil.rmtree(f"{folder}/new", ignore_errors=True)
         if any(Path(work.shards).glob("*.parquet")):
             print(f"what was scanned is kept in {folder}: the same command goes on from there", file=sys.stderr)
         else:

@@ -261,6 +261,14 @@ def test_stored_pictures_are_shrunk_never_enlarged(two_classes: Path, tmp_path: 
     assert datasets.load_from_disk(str(tmp_path / "large"))["train"][0]["height"] == 48
 
 
+def test_a_folder_for_the_work_keeps_what_else_it_holds(two_classes: Path, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "thesis.txt").write_text("precious")
+    run(two_classes, tmp_path / "out", "--work", tmp_path / "scratch")
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["thesis.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "scratch", "videos"]
+
+
 def test_folds_stand_in_place_of_splits(bars: Path, tmp_path: Path) -> None:
     summary = run(bars, tmp_path / "out", "--folds", 4)
     rows = datasets.load_from_disk(str(tmp_path / "out"))["train"]
