@@ -165,6 +165,7 @@ def parquet_file(path: str, schema: pa.Schema) -> Iterator[Callable[[dict[str, A
 def finished(folder: str) -> Iterator[tuple[Scanned, Place]]:
     """What an earlier run scanned into `folder`. A damaged shard is thrown away: its videos are scanned again."""
     files, root = fsspec.url_to_fs(folder)
+    files.invalidate_cache()
     for path in sorted(files.glob(f"{root}/*.parquet")):
         url = files.unstrip_protocol(path)
         try:
@@ -282,4 +283,5 @@ def _split_of(path: str) -> Any:
 
 def _opened(path: str) -> pq.ParquetFile:
     files, inner = fsspec.url_to_fs(path)
+    files.invalidate_cache()  # of listings: other processes and machines have written since
     return pq.ParquetFile(files.open(inner, "rb"))

@@ -61,6 +61,7 @@ def check_output(dataset: str, source: Path, overwrite: bool) -> None:
 def _check_url(url: str, overwrite: bool) -> None:
     try:
         files, path = fsspec.url_to_fs(url)
+        files.invalidate_cache()
         exists = files.exists(f"{path}/{SUMMARY}")
         others = (
             not exists and files.exists(path) and any(not name.endswith("/_work") for name in files.ls(path, False))

@@ -131,5 +131,6 @@ def _begin(work: Work) -> None:
 
 def _remove(folder: str) -> None:
     files, inner = fsspec.url_to_fs(folder)
+    files.invalidate_cache()
     with suppress(FileNotFoundError):
         files.rm(inner, recursive=True)
