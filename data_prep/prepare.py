@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from data_prep.checksums import checksums
 from data_prep.collection import Collection, Known, collect, name_classes, relate
 from data_prep.engine import scan_all, write_files
 from data_prep.errors import UserError
@@ -22,6 +23,7 @@ from data_prep.schema import SPLITS, dataset_features
 from data_prep.shards import Job, Place, Rows, mapped_fingerprints, write_scanned
 from data_prep.split import DEFAULT_SPLITS, fold_videos, given_splits, groups_across, small_classes, split_videos
 from data_prep.store import (
+    DATA_PARTS,
     PAGE,
     REJECTED,
     SCANNED,
@@ -33,11 +35,12 @@ from data_prep.store import (
     is_url,
     make_row,
     place_for,
+    restore,
     write_dataset,
     write_json,
     write_parquet,
 )
-from data_prep.work import Work, scan_settings, work_folder, work_folder_of
+from data_prep.work import Work, clear_leftovers, scan_settings, work_folder, work_folder_of
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -49,12 +52,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     jobs = [Job(video, *video_key(video)) for video in found.videos]
     inputs = _inputs(jobs, found, options)
-    if (summary := up_to_date(options.dataset, inputs)) is not None:
+    folder = work_folder_of(options.dataset, options.work)
+    restore(options.dataset)
+    if (summary := up_to_date(options.dataset, inputs, thorough=options.overwrite)) is not None:
+        clear_leftovers(options.dataset, folder)
         print(f"{options.dataset} is up to date: {summary['accepted']} videos, {summary['rejected']} rejected")
         return finish(summary, options)
     check_output(options.dataset, options.videos, options.overwrite)
     check_no_videos_inside(options.dataset, found)
-    with work_folder(work_folder_of(options.dataset, options.work), storing(options)) as work:
+    with work_folder(folder, storing(options)) as work:
         scanned = scan_all(jobs, work, options)
         collection = judge(found, [Known(job.video, *scanned[job.key]) for job in jobs], work, options)
         split_of = choose_splits(collection, options)
@@ -67,6 +73,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             summary["seconds"] = round(time.monotonic() - started, 1)
             write_report(directory, collection, split_of, summary, options.num_proc)
             write_rejected(f"{directory}/{REJECTED}", collection.rejected)
+            summary["checksums"] = checksums(directory, DATA_PARTS)
             write_json(f"{directory}/{SUMMARY}", summary)  # last: at a URL it says that all is there
     print(format_summary(summary, collection.rejected))
     print(f"wrote {options.dataset} in {time.monotonic() - started:.0f} s; look at {options.dataset}/{PAGE}")

@@ -6,12 +6,12 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from data_prep.checksums import digest_of
 from data_prep.encode import ClipWriter, even
 from data_prep.fingerprint import SIZE, Fingerprint
 from data_prep.frame import Frame
@@ -66,7 +66,7 @@ def video_key(video: LabeledVideo) -> tuple[str, int]:
     try:
         statuses = [(video.path, os.stat(video.path))]
         if stat.S_ISDIR(statuses[0][1].st_mode):
-            statuses = [(path, os.stat(path)) for path in frame_paths(video.path)]
+            statuses = [(path, os.stat(path)) for path in frame_paths(video.path) if path.exists()]
         for path, status in statuses:
             facts.append((path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
             num_bytes += status.st_size
@@ -81,6 +81,8 @@ def scan_video(video: LabeledVideo, key: str, storing: Storing) -> tuple[Scanned
         return _scan(video, key, storing)
     except VideoError as error:
         reason = str(error)
+    except OSError as error:  # without the path: it is told beside, and not from the root of this machine
+        reason = f"cannot be read: {error.strerror or type(error).__name__}"
     except MemoryError:
         reason = f"needs more than {MAX_WORKER_BYTES >> 30} GB of memory to decode"
     except Exception as error:  # an untrusted file met a case unknown to us: it is refused, and named
@@ -200,15 +202,11 @@ def _keeper(storing: Storing, fps: float | None) -> _Files | _Frames:
 
 def _digest(path: Path) -> tuple[str, int]:
     """A digest of the file's bytes (of all its frames, for a folder), and how many they are."""
-    digest, num_bytes = hashlib.blake2b(digest_size=16), 0
-    for part in frame_paths(path) if path.is_dir() else [path]:
-        for block in _blocks(part):
-            digest.update(block)
-            num_bytes += len(block)
-    return digest.hexdigest(), num_bytes
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            yield block
+    if not path.is_dir():
+        if (digest := digest_of(path)) is None:
+            raise VideoError("could be decoded, but then no longer be read")
+        return digest, path.stat().st_size
+    # Only regular files: a pipe would block, a device has no end.
+    parts = [part for part in frame_paths(path) if os.path.isfile(part)]
+    digests = "".join(digest_of(part) or "" for part in parts)
+    return hashlib.blake2b(digests.encode(), digest_size=16).hexdigest(), sum(part.stat().st_size for part in parts)

@@ -130,7 +130,7 @@ def parquet_file(path: str, schema: pa.Schema) -> Iterator[Callable[[dict[str, A
     files.makedirs(path.rpartition("/")[0], exist_ok=True)
     file = files.open(part, "wb")
     # Pictures are compressed already.
-    writer = pq.ParquetWriter(file, schema, compression="none", use_dictionary=False)
+    writer = pq.ParquetWriter(file, schema, compression="none", use_dictionary=False, write_page_checksum=True)
     rows: list[dict[str, Any]] = []
     size = 0
 
@@ -151,11 +151,13 @@ def parquet_file(path: str, schema: pa.Schema) -> Iterator[Callable[[dict[str, A
         yield write
         flush()
         writer.close()
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):  # of the same full disk
             file.close() if local else file.discard()
         if local:
             files.rm(part)
+        if isinstance(error, OSError):
+            error.filename = error.filename or path  # Arrow does not say where the disk is full
         raise
     file.close()
     if local:
@@ -169,12 +171,20 @@ def finished(folder: str) -> Iterator[tuple[Scanned, Place]]:
     for path in sorted(files.glob(f"{root}/*.parquet")):
         url = files.unstrip_protocol(path)
         try:
+            _read_through(url)
             rows = list(read_scanned(url))
-        except (pa.ArrowInvalid, OSError, KeyError, TypeError):
-            files.rm(path)
+        except Exception:  # of every kind: a damaged footer may claim any columns, names or lengths
+            files.rm(path, recursive=True)
             continue
         for row, scanned in enumerate(rows):
             yield scanned, Place(url, row)
+
+
+def _read_through(path: str) -> None:
+    """Raises where a page is damaged, also one of pictures, which are needed much later."""
+    with _parquet(path) as parquet:
+        for group in range(parquet.num_row_groups):
+            parquet.read_row_group(group)
 
 
 def read_scanned(path: str) -> Iterator[Scanned]:
@@ -284,4 +294,4 @@ def _split_of(path: str) -> Any:
 def _opened(path: str) -> pq.ParquetFile:
     files, inner = fsspec.url_to_fs(path)
     files.invalidate_cache()  # of listings: other processes and machines have written since
-    return pq.ParquetFile(files.open(inner, "rb"))
+    return pq.ParquetFile(files.open(inner, "rb"), page_checksum_verification=True)

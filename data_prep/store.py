@@ -33,6 +33,10 @@ CARD = "README.md"
 _FILE_BYTES = 500 << 20  # of one data file, as `datasets` makes them
 
 
+# What lies in a dataset, beside the report.
+DATA_PARTS = (*SPLITS, "dataset_dict.json", "data", REJECTED, SCANNED)
+
+
 def is_url(directory: str) -> bool:
     """Whether this is no local path but an fsspec URL as s3://bucket/name."""
     return "://" in directory
@@ -86,7 +90,7 @@ def check_no_videos_inside(dataset: str, found: Found) -> None:
 
 def is_ours(directory: Path) -> bool:
     """Whether `data_prep` wrote all that lies in `directory`."""
-    ours = {*SPLITS, "dataset_dict.json", SUMMARY, REJECTED, SCANNED, PAGE, PICTURES}
+    ours = {*DATA_PARTS, SUMMARY, PAGE, PICTURES}
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     return {"dataset_dict.json", SUMMARY, REJECTED} <= names <= ours
 
@@ -111,8 +115,9 @@ def place_for(dataset: str) -> Iterator[str]:
         return
     directory = Path(dataset).resolve()
     directory.parent.mkdir(parents=True, exist_ok=True)
-    filled, aside = (directory.with_name(f".{directory.name}.{word}") for word in ("new", "old"))
-    _remove(filled)  # of a run that was killed
+    filled, aside = beside(dataset)
+    for leftover in (filled, aside):  # of a run that was killed
+        _remove(leftover)
     filled.mkdir()
     try:
         yield str(filled)
@@ -123,13 +128,27 @@ def place_for(dataset: str) -> Iterator[str]:
             os.rename(directory, aside)
         try:
             os.rename(filled, directory)
-        except BaseException:
-            if existed:
-                os.rename(aside, directory)
-            raise
+        finally:
+            restore(dataset)
         _remove(aside)
+    except OSError as error:
+        error.filename = error.filename or dataset  # Arrow does not say where the disk is full
+        raise
     finally:
         _remove(filled)
+
+
+def beside(dataset: str) -> tuple[Path, Path]:
+    """Where a local dataset is filled, and where the one it replaces goes until the new one is in its place."""
+    directory = Path(dataset).resolve()
+    filled, aside = (directory.with_name(f".{directory.name}.{word}") for word in ("new", "old"))
+    return filled, aside
+
+
+def restore(dataset: str) -> None:
+    """Puts the old dataset back where a run ended after it was moved aside and before the new one was there."""
+    if not is_url(dataset) and not os.path.lexists(dataset) and (aside := beside(dataset)[1]).is_dir():
+        os.rename(aside, Path(dataset).resolve())
 
 
 def _remove(directory: Path) -> None:
@@ -265,6 +284,16 @@ def write_json(path: str | Path, value: Any) -> None:
     """Writes a value to a path or URL; texts that are not UTF-8 with backslashes."""
     with fsspec.open(str(path), "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """The object in a file at a path or URL; empty where there is none."""
+    try:
+        with fsspec.open(path, "r", encoding="utf-8") as file:
+            value = json.load(file)
+    except (OSError, ValueError, ImportError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 @contextmanager

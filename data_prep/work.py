@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import shutil
 import sys
@@ -13,19 +12,19 @@ from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 
 import fsspec
-import pyarrow as pa
 from filelock import FileLock, Timeout
 
+from data_prep.checksums import damaged
 from data_prep.errors import UserError
 from data_prep.scan import Scanned, Storing
 from data_prep.shards import Place, finished, read_placed
-from data_prep.store import SCANNED, SUMMARY, is_url, open_dataset
+from data_prep.store import SCANNED, SUMMARY, beside, is_url, read_json, write_json
 from data_prep.workers import is_lost
 
 # What is known of a video by its key: facts, where its fingerprint lies, where its stored pictures lie.
 ByKey = dict[str, tuple[Scanned, Place | None, Place | None]]
 
-_VERSION = 1  # of what a scan yields
+_VERSION = 2  # of what a scan yields
 
 
 class Work:
@@ -38,32 +37,29 @@ class Work:
     def known(self, dataset: str) -> ByKey:
         """By key, what was scanned before: by an interrupted run, or for the `dataset` that will be replaced."""
         found: ByKey = {scanned.key: (scanned, place, place) for scanned, place in finished(self.shards)}
-        if _settings_of(f"{dataset}/{SUMMARY}") == _settings(self.storing) and _opens(dataset):
-            with suppress(pa.ArrowInvalid, OSError):  # damaged: then it is scanned again
-                for scanned, facts, pictures in read_placed(f"{dataset}/{SCANNED}", dataset):
-                    found.setdefault(scanned.key, (scanned, facts, pictures))
+        for scanned, facts, pictures in self._stored(dataset):
+            found.setdefault(scanned.key, (scanned, facts, pictures))
         # Another time limit, or a machine with more memory, may be kinder.
         return {key: known for key, known in found.items() if not is_lost(known[0].reason)}
 
-
-def _opens(dataset: str) -> bool:
-    try:
-        return not is_url(dataset) and bool(open_dataset(Path(dataset)))
-    except (UserError, pa.ArrowInvalid, KeyError):
-        return False
+    def _stored(self, dataset: str) -> Iterator[tuple[Scanned, Place, Place | None]]:
+        """What the finished `dataset` holds, but for what lies in damaged files: that is scanned again."""
+        summary = read_json(f"{dataset}/{SUMMARY}")
+        if is_url(dataset) or summary.get("scan_settings") != _settings(self.storing):
+            return
+        broken = damaged(dataset, summary["checksums"], thorough=True)
+        for name in broken:
+            print(f"{dataset}/{name} is damaged: what it holds is scanned again", file=sys.stderr)
+        splits = {f"{dataset}/{name.partition('/')[0]}" for name in broken}
+        if SCANNED not in broken:
+            for scanned, facts, pictures in read_placed(f"{dataset}/{SCANNED}", dataset):
+                if pictures is None or pictures.path not in splits:
+                    yield scanned, facts, pictures
 
 
 def _settings(storing: Storing) -> dict[str, object]:
     # The time limit changes only what is refused; a scan that ended is as good under another one.
     return {"version": _VERSION, "av": importlib.metadata.version("av"), **asdict(replace(storing, time_limit=0.0))}
-
-
-def _settings_of(path: str) -> object:
-    try:
-        with fsspec.open(path, "r", encoding="utf-8") as file:
-            return json.load(file).get("scan_settings")
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 def scan_settings(storing: Storing) -> dict[str, object]:
@@ -93,6 +89,22 @@ def work_folder(folder: str, storing: Storing) -> Iterator[Work]:
         yield work
         _remove(folder)
         return
+    with _locked(folder):
+        try:
+            _begin(work)
+            yield work
+        except BaseException:
+            if any(Path(work.shards).glob("*.parquet")):
+                print(f"what was scanned is kept in {folder}: the same command goes on from there", file=sys.stderr)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
     Path(folder).mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}/lock", timeout=0)
     try:
@@ -100,33 +112,34 @@ def work_folder(folder: str, storing: Storing) -> Iterator[Work]:
     except Timeout:
         raise UserError(f"another run is at work in {folder}: wait for it, or choose another DATASET.") from None
     try:
-        _begin(work)
-        yield work
-    except BaseException:
-        if any(Path(work.shards).glob("*.parquet")):
-            print(f"what was scanned is kept in {folder}: the same command goes on from there", file=sys.stderr)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
+        yield
     finally:
         lock.release()
+
+
+def clear_leftovers(dataset: str, folder: str) -> None:
+    """Removes what a run that was killed at its very end left beside a `dataset` that is whole; not at a URL.
+
+    Where another run is at work, this is its business.
+    """
+    if is_url(dataset) or is_url(folder) or not any(path.exists() for path in (Path(folder), *beside(dataset))):
+        return
+    with suppress(UserError), _locked(folder):
+        for leftover in (*beside(dataset), folder):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _begin(work: Work) -> None:
     """Throws away shards of other settings."""
     path = f"{work.folder}/settings.json"
     files, inner = fsspec.url_to_fs(work.folder)
-    with suppress(OSError, ValueError), fsspec.open(path, "r", encoding="utf-8") as file:
-        if json.load(file)["scan_settings"] == _settings(work.storing):
-            return
+    if read_json(path).get("scan_settings") == _settings(work.storing):
+        return
     shards = f"{inner}/shards"
     if files.exists(shards):
         files.rm(shards, recursive=True)
     files.makedirs(shards, exist_ok=True)
-    with fsspec.open(path, "w", encoding="utf-8") as file:
-        json.dump({"scan_settings": _settings(work.storing)}, file)
+    write_json(path, {"scan_settings": _settings(work.storing)})
 
 
 def _remove(folder: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -68,8 +69,8 @@ def test_broken_videos_are_rejected_with_a_reason_and_the_rest_goes_on(
     summary = run(tmp_path / "in", tmp_path / "out")
     with (tmp_path / "out" / "rejected.csv").open(newline="", encoding="utf-8") as file:
         rejected = {row["path"]: row["reason"] for row in csv.DictReader(file)}
-    assert list(rejected) == ["run/\\udcff.mp4", "gone/a,\n.mp4", "run/broken.mp4"]
-    assert rejected["gone/a,\n.mp4"] == "is empty"
+    assert list(rejected) == ["run/\\udcff.mp4", "gone/a,\\n.mp4", "run/broken.mp4"]
+    assert rejected["gone/a,\\n.mp4"] == "is empty"
     assert "not UTF-8" in rejected["run/\\udcff.mp4"]
     assert summary["rejected"] == 3 and summary["accepted"] == 6
     assert "other files, not read: 1 .txt" in summary["notes"]
@@ -226,6 +227,77 @@ def test_a_second_run_decodes_only_what_is_new(
         assert all(after[video_id] == row for video_id, row in before.items())
 
 
+def test_a_damaged_dataset_is_never_up_to_date_and_its_bytes_are_not_used_again(
+    two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for store in ("clips", "frames"):
+        out = tmp_path / store
+        run(two_classes, out, "--store", store)
+        data = out / "train" / "data-00000.arrow"
+        whole, before = data.read_bytes(), datasets.load_from_disk(str(out), keep_in_memory=True)["train"][:]
+        half = len(whole) // 2
+        for name, content in {
+            "missing": None,
+            "cut": whole[:half],
+            "changed": whole[:half] + bytes(255 - byte for byte in whole[half : half + 9]) + whole[half + 9 :],
+        }.items():
+            data.unlink()
+            if content is not None:
+                data.write_bytes(content)
+            capsys.readouterr()
+            if name != "changed":  # which only --overwrite looks for: it means to read all bytes
+                with pytest.raises(UserError, match="pass --overwrite"):
+                    run(two_classes, out, "--store", store)
+                assert "data-00000.arrow is missing or damaged" in capsys.readouterr().err
+            run(two_classes, out, "--store", store, "--overwrite")
+            said = capsys.readouterr()
+            assert "train/data-00000.arrow is damaged: what it holds is scanned again" in said.err
+            assert "4 of 6 videos were scanned before" in said.out, "those of the other splits"
+            assert datasets.load_from_disk(str(out), keep_in_memory=True)["train"][:] == before
+
+
+@pytest.mark.parametrize("moment", ["before the swap", "in the swap", "after the swap"])
+def test_a_run_killed_at_its_very_end_leaves_one_whole_dataset(two_classes: Path, tmp_path: Path, moment: str) -> None:
+    """As left by kill -9, at the moments that no timing of a test would meet."""
+    out, new, old = tmp_path / "out", tmp_path / ".out.new", tmp_path / ".out.old"
+    run(two_classes, out)
+    (tmp_path / ".out.work" / "shards").mkdir(parents=True)
+    if moment == "before the swap":
+        shutil.copytree(out, new)
+    elif moment == "in the swap":
+        shutil.copytree(out, new)
+        out.rename(old)
+    else:
+        shutil.copytree(out, old)
+    assert run(two_classes, out)["accepted"] == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "videos"]
+    shutil.copytree(out, old)
+    run(two_classes, out, "--overwrite", "--seed", 5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "videos"]
+
+
+def test_settings_of_another_form_in_a_work_folder_are_survived(two_classes: Path, tmp_path: Path) -> None:
+    for number, settings in enumerate(["{}", "[]", "null", '{"scan_settings": 3}', "\x00"]):
+        (tmp_path / ".out.work").mkdir()
+        (tmp_path / ".out.work" / "settings.json").write_text(settings)
+        assert run(two_classes, tmp_path / "out", "--overwrite", "--seed", number)["accepted"] == 6
+
+
+def test_rejected_csv_steers_no_spreadsheet_and_no_terminal(two_classes: Path, tmp_path: Path) -> None:
+    names = ["=cmd.mp4", "-clip.mp4", "@sum.mp4", "+1.mp4", "\t=1.mp4", "\x1b[31mred.mp4"]
+    table = tmp_path / "videos.csv"
+    lines = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in two_classes.glob("*/*")]
+    table.write_text("\n".join(["path,label", *lines, *(f'"{name}",run' for name in names)]), encoding="utf-8")
+    for name in names:
+        (tmp_path / name).write_bytes(b"broken")
+    run(table, tmp_path / "out")
+    text = (tmp_path / "out" / "rejected.csv").read_text(encoding="utf-8")
+    cells = [cell for row in csv.reader(text.splitlines()) for cell in row]
+    assert len(cells) == 2 * (1 + len(names))
+    assert not [cell for cell in cells if cell[0] in "=+-@\t\r"]
+    assert "./-clip.mp4" in cells and "\x1b" not in text
+
+
 def test_every_store_gives_the_same_clips_but_for_its_loss(two_classes: Path, tmp_path: Path) -> None:
     clips: dict[str, dict[str, np.ndarray]] = {}
     for name, options in {"files": [], "embed": ["--embed"], "clips": ["--store", "clips"], "frames": ["--store", "frames"]}.items():  # fmt: skip
@@ -289,7 +361,7 @@ def test_a_full_disk_is_an_error_of_one_line_and_what_was_scanned_stays(two_clas
         command = [sys.executable, "-m", "data_prep", str(two_classes), str(disk / "out"), "--store", "frames", "--num_proc", "1"]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 2, done.stderr
-        assert "error: No space left on device" in done.stderr
+        assert f"error: No space left on device: {disk}" in done.stderr
         assert not (disk / "out").exists()
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -88,6 +88,8 @@ def walk(root: Path) -> Tree:
             continue
         above[folder] = real, way | {real}
         subfolders[:] = sorted(name for name in subfolders if not is_junk(name))
+        if relative and not subfolders and not names and extension(relative[:-1]) in EXTENSIONS:
+            tree.rejected.append((relative[:-1], "is an empty folder"))
         _sort_files(tree, relative, sorted(name for name in names if not is_junk(name)))
     return tree
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shlex
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
+from data_prep.checksums import damaged
 from data_prep.collection import Collection, Known
 from data_prep.errors import printable
 from data_prep.images import decode_jpeg
@@ -24,7 +24,7 @@ from data_prep.report.facts import PageFacts, VideoFact
 from data_prep.report.page import write_page
 from data_prep.schema import SPLITS, STORE_COLUMN
 from data_prep.shards import Rows
-from data_prep.store import SUMMARY, is_url
+from data_prep.store import SUMMARY, is_url, read_json
 from data_prep.video import read_frames
 
 _LOOK_SECONDS = 60.0  # to read frames for the report, all in all
@@ -59,25 +59,28 @@ def summarize(collection: Collection, split_of: list[str], layout: str) -> dict[
     }
 
 
-def up_to_date(dataset: str, inputs: str) -> dict[str, Any] | None:
-    """The summary of a dataset that was made from exactly these inputs; None for any other."""
-    try:
-        with fsspec.open(f"{dataset}/{SUMMARY}", "r", encoding="utf-8") as file:
-            summary = json.load(file)
-    except (OSError, ValueError, ImportError):
+def up_to_date(dataset: str, inputs: str, thorough: bool) -> dict[str, Any] | None:
+    """The summary of a whole dataset that was made from exactly these inputs; None for any other.
+
+    `thorough` reads all its bytes to see that they are the ones written.
+    """
+    summary = read_json(f"{dataset}/{SUMMARY}")
+    if summary.get("inputs") != inputs:
         return None
-    if not isinstance(summary, dict) or summary.get("inputs") != inputs:
+    if broken := damaged(dataset, summary["checksums"], thorough):
+        print(f"{dataset} is not whole: {broken[0]} is missing or damaged", file=sys.stderr)
         return None
-    whole = is_url(dataset) or all(Path(dataset, split, "state.json").is_file() for split in summary.get("files", ()))
-    return summary if whole else None
+    return summary
 
 
 def write_rejected(path: str, rejected: list[tuple[str, str]]) -> None:
-    """CSV with columns path, reason. Names that are not UTF-8 are written with backslashes."""
+    """CSV with columns path, reason, safe to show: no control characters, no cell that a spreadsheet would compute."""
     with fsspec.open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "reason"])
-        writer.writerows(rejected)
+        for name, reason in rejected:
+            # ./-clip.mp4 names the same file as -clip.mp4, and is no formula.
+            writer.writerow([("./" if name[:1] in ("=", "+", "-", "@") else "") + printable(name), printable(reason)])
 
 
 def write_report(
