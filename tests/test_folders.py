@@ -128,8 +128,10 @@ def test_twins_in_case_become_the_more_frequent_spelling(tmp_path: Path) -> None
 def test_empty_classes_and_classes_of_one_split(tmp_path: Path) -> None:
     touch(tmp_path, "train/run/1.mp4", "train/jump/1.mp4", "val/run/2.mp4", "val/sit/1.mp4", "val/text_only/a.txt")
     (tmp_path / "train" / "padmasana").mkdir()
+    (tmp_path / "train" / "run" / "2.mp4").mkdir()
     found = find_videos(tmp_path)
     assert counts(found) == {"run": 2, "jump": 1, "sit": 1}
+    assert found.rejected == [("train/run/2.mp4", "is an empty folder")]
     assert "'train/padmasana' holds no videos" in notes(found) and "'val/text_only' holds no videos" in notes(found)
 
 

@@ -16,8 +16,9 @@ from PIL import Image
 
 from data_prep.frame import Clock
 from data_prep.images import decode_jpeg, encode_jpeg
-from data_prep.labeled import Span
+from data_prep.labeled import LabeledVideo, Span
 from data_prep.limits import VideoError
+from data_prep.scan import Storing, scan_video, video_key
 from data_prep.video import open_video, probe, read_frames
 
 
@@ -259,6 +260,23 @@ def test_a_broken_frame_costs_itself_and_a_pipe_does_not_block(tmp_path: Path) -
         (folder / f"frame{number}.png").write_bytes(b"x")
     with pytest.raises(VideoError, match="is damaged: 5 of 11"):
         probe(folder)
+
+
+def test_frames_that_are_no_files_cost_themselves(tmp_path: Path) -> None:
+    """A pipe would block and a device never end, also where a folder's bytes are read for its digest and its key."""
+    folder = frame_folder(tmp_path / "a", list(range(16)))
+    os.mkfifo(folder / "frame16.png")
+    (folder / "frame17.png").symlink_to("/dev/zero")
+    (folder / "frame18.png").symlink_to(tmp_path / "nothing")
+    (folder / "frame19.png").mkdir()
+    video = LabeledVideo(folder, "a", ("run",))
+    key, _ = video_key(video)
+    scanned, _ = scan_video(video, key, Storing("files"))
+    assert scanned.reason == "" and scanned.source is not None
+    assert (scanned.source.num_frames, scanned.source.num_bad_packets) == (16, 4)
+    assert scanned.num_bytes == sum((folder / f"frame{number}.png").stat().st_size for number in range(16))
+    (folder / "frame3.png").write_bytes(b"other")
+    assert video_key(video)[0] != key, "a change is seen in spite of them"
 
 
 def test_time_has_a_limit(ramp_video: Path) -> None:
