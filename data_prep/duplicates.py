@@ -180,9 +180,7 @@ def _vectors(videos: list[int], samples: Callable[[int], Samples | None], hop: f
 def _windows(samples: Samples, hop: float) -> np.ndarray:
     """Mean picture and amount of change of each second: mirror-invariant, of unit contrast, float16 `(n, 128)`."""
     small = samples.halved
-    starts = np.arange(0, max(samples.seconds[-1] - 1.0, 0) + 1e-6, hop)
-    left = np.searchsorted(samples.seconds, starts - 1e-6)
-    right = np.maximum(np.searchsorted(samples.seconds, starts + 1.0), left + 1)
+    left, right = samples.windows(hop)
     sums = np.concatenate([np.zeros((1, small.shape[1])), np.cumsum(small, axis=0, dtype=np.float64)])
     squares = np.concatenate([np.zeros((1, small.shape[1])), np.cumsum(small**2, axis=0, dtype=np.float64)])
     count = (right - left)[:, None]

@@ -18,6 +18,8 @@ _MAGIC = b"TSF1"
 # fitted as badly (3.6) as the best distinct clip (4.3); with this, 3.1 against 6.4. 16 throughout was not better.
 _HEAD_SECONDS, _HEAD_RATE, _RATE = 3.0, 16.0, 8.0
 MAX_SAMPLES = 240  # of 256 + 4 bytes; beyond (27 s) every second one is dropped, and time steps twice as wide
+_LONGEST_GAP = 400.0  # s between samples, above that of a film of 24 hours: timestamps may claim anything
+_MAX_GRID = 500  # twice what evenly spaced samples make; where time leaps, the grid is wider than the samples
 
 
 class Fingerprint:
@@ -69,6 +71,11 @@ class Samples:
         return float(np.median(np.diff(self.seconds))) if len(self.seconds) > 1 else 1 / _RATE
 
     @property
+    def grid_step(self) -> float:
+        """`step`, or wider where that would make very many."""
+        return max(self.step, self.length / _MAX_GRID)
+
+    @property
     def length(self) -> float:
         """What the samples stand for, s."""
         return float(self.seconds[-1] - self.seconds[0]) + self.step
@@ -112,13 +119,18 @@ class Samples:
     @cached_property
     def pictures(self) -> np.ndarray:
         """Mean of `halved` over each second, every half second: of mean 0 and unit contrast where it has any, `(n, 64)`."""
-        starts = np.arange(0, max(self.seconds[-1] - 1.0, 0) + 1e-6, 0.5)
-        first = np.searchsorted(self.seconds, starts - 1e-6)
-        end = np.maximum(np.searchsorted(self.seconds, starts + 1.0), first + 1)
+        first, end = self.windows(0.5)
         sums = np.concatenate([np.zeros((1, NUM_PIXELS // 4)), np.cumsum(self.halved, axis=0, dtype=np.float64)])
         means = (sums[end] - sums[first]) / (end - first)[:, None]
         means -= means.mean(axis=1, keepdims=True)
         return means / (means.std(axis=1, keepdims=True) + 4) / np.sqrt(NUM_PIXELS / 4)
+
+    def windows(self, hop: float) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the first sample of each second, every `hop` s, and of the one after it; without empty seconds."""
+        starts = np.arange(0, max(self.seconds[-1] - 1.0, 0) + 1e-6, hop)
+        first = np.searchsorted(self.seconds, starts - 1e-6)
+        end = np.searchsorted(self.seconds, starts + 1.0)
+        return first[end > first], end[end > first]
 
     def grid(self, step: float) -> np.ndarray:
         """`halved` every `step` s, float32 `(n, SIZE * SIZE / 4)`."""
@@ -143,4 +155,5 @@ def decode(data: bytes) -> Samples | None:
     steps = np.frombuffer(body, np.uint8, offset=4 * count).reshape(count, NUM_PIXELS)
     pixels = np.cumsum(steps, axis=0, dtype=np.uint8).astype(np.float32)
     keep = np.concatenate([[True], np.diff(seconds) > 0])  # a clock may stand still
-    return Samples(seconds[keep] - seconds[0], pixels[keep])
+    gaps = np.minimum(np.diff(seconds[keep]), _LONGEST_GAP)
+    return Samples(np.concatenate([[0.0], np.cumsum(gaps)]), pixels[keep])

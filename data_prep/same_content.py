@@ -15,6 +15,7 @@ import numpy as np
 from data_prep.fingerprint import Samples
 
 _GRID_STEP = 1 / 16  # s at least between offsets tried first; halved down to 1/64 s around the two best
+_MAX_OFFSETS = 10_000  # bounds time and memory; ten minutes in steps of `_GRID_STEP`
 _MIN_OVERLAP = 2.0  # s, or half of the shorter video when that is less
 _WHOLE = 0.85  # of a video: so much of it counts as all of it
 # Highest misfit (see `_Fit.misfit`) of copies, by how much evidence there is. Measured on 1,430 true copies of UCF101 and
@@ -154,8 +155,8 @@ def _needed(a: Samples, b: Samples) -> float:
 
 def _likely_offsets(a: Samples, b: Samples) -> list[float]:
     """At most two offsets (s), of all in steps of `_GRID_STEP` (or b's step), at which motion fits best; none if badly."""
-    step = max(_GRID_STEP, b.step)
-    ratio = max(1, round(a.step / step))  # a's grid is so many times wider
+    step = max(_GRID_STEP, b.grid_step, (a.length + b.length) / _MAX_OFFSETS)
+    ratio = max(1, round(a.grid_step / step))  # a's grid is so many times wider
     grid_a, grid_b = a.grid(step * ratio), b.grid(step)
     offsets = np.arange(1 - len(grid_b), ratio * (len(grid_a) - 1) + 1)
     columns = ratio * np.arange(len(grid_a)) - offsets[:, None]  # (offsets, samples of a) -> sample of b

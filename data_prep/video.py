@@ -103,8 +103,6 @@ class VideoFile:
     def _frames(self) -> Iterator[Any]:
         for packet in self._packets():
             self.num_packets += 1
-            if time.monotonic() > self.deadline:
-                raise VideoError(f"takes more than {self.time_limit:g} s to decode")
             try:
                 frames = packet.decode()
             except (av.FFmpegError, ValueError):
@@ -118,10 +116,15 @@ class VideoFile:
     def _packets(self) -> Iterator[Any]:
         packets = self.container.demux(self.stream)
         while True:
+            if time.monotonic() > self.deadline:
+                raise VideoError(f"takes more than {self.time_limit:g} s to decode")
             try:
                 yield next(packets)  # the last one is empty and flushes the decoder
             except StopIteration:
                 return
+            except IndexError:
+                # PyAV met a stream that appeared on the way, as in broadcasts; from here on it knows that one.
+                packets = self.container.demux(self.stream)
             except av.FFmpegError:
                 # The container breaks off here. An empty packet makes the decoder give what it still holds.
                 self.num_bad_packets += 1

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from data_prep.fingerprint import MAX_SAMPLES, SIZE, Fingerprint, decode
+from data_prep.same_content import same_content
 
 
 def fingerprint_of(num_frames: int, rate: float) -> Fingerprint:
@@ -54,3 +57,23 @@ def test_a_long_video_is_sampled_whole_and_stays_small(minutes: int) -> None:
     assert MAX_SAMPLES / 2 < len(samples.seconds) <= MAX_SAMPLES
     assert samples.seconds[-1] > minutes * 60 - 2 * samples.step
     assert len(fingerprint.to_bytes()) < 65536
+
+
+@pytest.mark.parametrize("leap", [1e5, 1e9])
+def test_timestamps_that_leap_cost_no_memory(leap: float) -> None:
+    """A file may claim any times; what is compared stays of the order of what was sampled."""
+    samples = []
+    for gap in (0.1, leap):
+        fingerprint = Fingerprint()
+        for i in range(40):
+            picture = np.random.default_rng(i).integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
+            fingerprint.add(picture, i * 0.1 + (gap if i >= 20 else 0))
+        samples.append(decode(fingerprint.to_bytes()))
+    plain, leaping = samples
+    assert plain is not None and leaping is not None
+    tracemalloc.start()
+    for a, b in ((plain, leaping), (leaping, plain), (leaping, leaping)):
+        assert same_content(a, b) is not None, "half of it is the same"
+        assert len(a.pictures) + len(b.pictures) < 100
+    assert tracemalloc.get_traced_memory()[1] < 300e6
+    tracemalloc.stop()

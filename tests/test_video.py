@@ -214,6 +214,25 @@ def test_a_truncated_mp4_is_refused_with_a_reason(tmp_path: Path, ramp_video: Pa
         probe(tmp_path / "cut.mp4")
 
 
+@pytest.mark.parametrize("extension", ["ts", "mkv", "avi", "mp4", "gif"])
+def test_bytes_at_random_are_frames_or_a_reason(tmp_path: Path, extension: str) -> None:
+    """Whatever a file holds, the reader's only error is `VideoError`."""
+    codec, pix_fmt = ("gif", "rgb8") if extension == "gif" else ("mpeg2video", "yuv420p")
+    path = encode(tmp_path / f"a.{extension}", gray_ramp(30), rate=25, codec=codec, pix_fmt=pix_fmt)
+    whole, outcomes = np.frombuffer(path.read_bytes(), np.uint8), set()
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        damaged = whole.copy()
+        places = random.random(len(whole)) < 0.001 * (1 + seed % 4)
+        damaged[places] = random.integers(0, 256, places.sum())
+        path.write_bytes(damaged.tobytes())
+        try:
+            outcomes.add(probe(path).num_frames)
+        except VideoError as error:
+            outcomes.add(str(error))
+    assert len(outcomes) > 2
+
+
 def test_asking_past_the_end_says_how_many_frames_there_are(ramp_video: Path) -> None:
     with pytest.raises(VideoError, match="has 12 frames, but frame 12 was asked for"):
         read_frames(ramp_video, [0, 12])
