@@ -16,6 +16,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from data_prep.errors import UserError
 from data_prep.workers import available_cores
+from finetune.modeling import ATTENTION_TYPES
 
 DEMO_RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 
@@ -35,9 +36,16 @@ class DataArguments:
 class ModelArguments:
     """What training starts from, and what its card says."""
 
-    model_name_or_path: str = field(default="", metadata={"help": "Local or Hub TimeSformer checkpoint, or timesformer-tiny (random weights)."})  # fmt: skip
+    model_name_or_path: str = field(default="", metadata={"help": "TimeSformer checkpoint, or an image transformer to start from (ViT, DeiT, DINOv2), local or on the Hub; or random weights: timesformer-tiny, -small, -base, -hr, -large."})  # fmt: skip
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
     new_head: bool = field(default=False, metadata={"help": "Train a new head even where the checkpoint's labels are the dataset's."})  # fmt: skip
+    num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip. Default: the checkpoint's; 8 from an image model. The time embeddings are resized (linear)."})  # fmt: skip
+    image_size: list[int] | None = field(default=None, metadata={"help": "Side of the square crop, or its height and width (px). Default: the checkpoint's. The position embeddings are resized (bicubic)."})  # fmt: skip
+    attention_type: str | None = field(default=None, metadata={"choices": list(ATTENTION_TYPES), "help": "Attention scheme. Default: the checkpoint's; divided_space_time from an image model."})  # fmt: skip
+    attn_implementation: str | None = field(default=None, metadata={"help": "How attention is computed: eager, sdpa (default), flash_attention_2, flex_attention."})  # fmt: skip
+    input_channel_order: str = field(default="rgb", metadata={"choices": ["rgb", "bgr"], "help": "Of the frames the checkpoint was trained on; the authors' Something-Something v2 ones saw bgr. Frames here are RGB either way."})  # fmt: skip
+    drop_path_rate: float = field(default=0.0, metadata={"help": "Stochastic depth of the last block, less in earlier ones; 0.1 in the authors' recipes."})  # fmt: skip
+    head_dropout: float = field(default=0.0, metadata={"help": "Dropout before the head."})
     license: str | None = field(default=None, metadata={"help": "License named in the model card, as apache-2.0."})
     push_examples: bool = field(
         default=False,
@@ -208,7 +216,7 @@ def _words(value: Any) -> list[str]:
 
 def _check(data: DataArguments, model: ModelArguments, training: FinetuningArguments) -> None:
     if not model.model_name_or_path:
-        raise UserError("--model_name_or_path is missing: give a TimeSformer checkpoint, as facebook/timesformer-base-finetuned-k400, or timesformer-tiny.")  # fmt: skip
+        raise UserError("--model_name_or_path is missing: give a TimeSformer checkpoint, as facebook/timesformer-base-finetuned-k400, an image transformer, or timesformer-tiny.")  # fmt: skip
     if not training.output_dir:
         raise UserError("--output_dir is missing: give the directory the run is written to.")
     if training.remove_unused_columns:
@@ -225,6 +233,11 @@ def _check(data: DataArguments, model: ModelArguments, training: FinetuningArgum
     for name in ("prediction_loss_only", "batch_eval_metrics"):
         if getattr(training, name):
             raise UserError(f"--{name} is not supported: the metrics need every video's logits.")
+    for name in ("drop_path_rate", "head_dropout"):
+        if not 0 <= getattr(model, name) < 1:
+            raise UserError(f"--{name} is {getattr(model, name)}, expected at least 0 and less than 1.")
+    if model.num_frames is not None and model.num_frames < 1:
+        raise UserError(f"--num_frames is {model.num_frames}, expected at least 1.")
     for name, least in (("seed", 0), ("per_device_train_batch_size", 1), ("per_device_eval_batch_size", 1)):
         if getattr(training, name) < least:
             raise UserError(f"--{name} is {getattr(training, name)}, expected at least {least}.")

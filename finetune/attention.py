@@ -94,7 +94,9 @@ class SpaceTimeAttention(TimeSformerAttention):
         if window != "time":
             copies = self.attention.qkv(class_token)[:, None].expand(-1, num_windows, -1, -1)
             tokens = torch.cat((copies, tokens), dim=2)
-        tokens = tokens.view(batch * num_windows, -1, 3, self.attention.num_heads, hidden_size // self.attention.num_heads)
+        tokens = tokens.view(
+            batch * num_windows, -1, 3, self.attention.num_heads, hidden_size // self.attention.num_heads
+        )
         query, key, value = tokens.permute(2, 0, 3, 1, 4).unbind(0)
         if class_only:
             query = query[:, :, :1]
@@ -154,9 +156,9 @@ def eager_attention(
 
 
 def window_mask(window: Window, shape: list[int], like: torch.Tensor) -> torch.Tensor | None:
-    """Of `local` and `global`: (1, 1, tokens, tokens) to add to the scores, 0 inside the window, minus infinity outside.
+    """Of `local` and `global`: (batch, 1, tokens, tokens) to add to scores, 0 inside the window, minus infinity outside.
 
-    `shape` is (rows, columns, num_frames); the first token is the class token.
+    `shape` is (rows, columns, num_frames); the first token is the class token; `like` is (batch, heads, tokens, head_dim).
     """
     if window not in ("local", "global"):
         return None
@@ -174,7 +176,8 @@ def window_mask(window: Window, shape: list[int], like: torch.Tensor) -> torch.T
         allowed = allowed & near.view(view)
     num_patches = math.prod(shape)
     allowed = F.pad(allowed.reshape(num_patches, num_patches), (1, 0, 1, 0), value=True)
-    return like.new_zeros(allowed.shape).masked_fill(~allowed, float("-inf"))[None, None]
+    # Expanded, because flex attention looks the mask up by batch index.
+    return like.new_zeros(allowed.shape).masked_fill(~allowed, float("-inf")).expand(len(like), 1, -1, -1)
 
 
 def _near(place: torch.Tensor, length: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from finetune.arguments import Settings
 from finetune.dataset import Splits
-from finetune.weights import NAMED_MODELS
+from finetune.named_models import NAMED_MODELS
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 from transformers.models.timesformer import modeling_timesformer as reference
@@ -36,8 +39,7 @@ class TimesformerEmbeddings(reference.TimesformerEmbeddings):
 
     def _position(self, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of the class token and of each place; for another grid the nearest one's, as the authors do."""
-        (height, width), (patch_height, patch_width) = self.patch_embeddings.image_size, self.patch_embeddings.patch_size
-        own = (height // patch_height, width // patch_width)
+        own = grid_of(self.patch_embeddings)
         class_position, position = self.position_embeddings.split([1, own[0] * own[1]], dim=1)
         position = position.view(1, *own, -1)
         if own != (rows, columns):
@@ -51,11 +53,23 @@ class TimesformerEmbeddings(reference.TimesformerEmbeddings):
         return time[:, None, None]
 
 
+def grid_of(sized: Any) -> tuple[int, int]:
+    """(rows, columns) of patches of whatever has `image_size` and `patch_size`, numbers or pairs, as a configuration."""
+    rows, columns = (size // patch for size, patch in zip(pair(sized.image_size), pair(sized.patch_size)))
+    return rows, columns
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 def check_clip(pixel_values: torch.Tensor, num_channels: int, patch_height: int, patch_width: int) -> None:
     """Raises `ValueError` saying what fits."""
     shape = tuple(pixel_values.shape)
     if len(shape) != 5:
-        raise ValueError(f"pixel_values has shape {shape}, expected (batch, num_frames, {num_channels}, height, width).")
+        raise ValueError(
+            f"pixel_values has shape {shape}, expected (batch, num_frames, {num_channels}, height, width)."
+        )
     if shape[2] != num_channels:
         hint = " Frames come before channels: transpose(1, 2)." if shape[1] == num_channels else ""
         raise ValueError(f"pixel_values has {shape[2]} channels in shape {shape}, expected {num_channels}.{hint}")
@@ -82,5 +96,7 @@ def resize_positions(position_embeddings: torch.Tensor, old: tuple[int, int], ne
 
 def resize_times(time_embeddings: torch.Tensor, num_frames: int) -> torch.Tensor:
     """(1, num_frames, hidden_size), linear in time, for a checkpoint that is adapted for good."""
-    resized = F.interpolate(time_embeddings.float().transpose(1, 2), size=num_frames, mode="linear", align_corners=False)
+    resized = F.interpolate(
+        time_embeddings.float().transpose(1, 2), size=num_frames, mode="linear", align_corners=False
+    )
     return resized.transpose(1, 2).to(time_embeddings.dtype)

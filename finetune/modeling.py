@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import TimesformerConfig, initialization
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -104,7 +105,12 @@ class TimesformerLayer(GradientCheckpointingLayer):
             class_token = class_token if class_added is None else class_token + class_added
         norm = self.layernorm_before
         added, class_added, maps["attention"] = self.attention(
-            norm(patches), norm(class_token), self.last_window, self.drop_path, class_only=class_only, with_map=with_maps
+            norm(patches),
+            norm(class_token),
+            self.last_window,
+            self.drop_path,
+            class_only=class_only,
+            with_map=with_maps,
         )
         class_token = class_token + class_added
         keep = self.drop_path.draw(class_token, len(class_token))
@@ -115,8 +121,16 @@ class TimesformerLayer(GradientCheckpointingLayer):
         return patches, class_token, maps
 
     def _mlp(self, tokens: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
-        tokens = self.output(self.intermediate(self.layernorm_after(tokens)))
-        return tokens if keep is None else tokens * keep
+        hidden = self.intermediate.dense(self.layernorm_after(tokens))
+        if self.training and torch.is_grad_enabled():
+            # What the activation gives is the largest thing to keep for the backward pass and cheap to compute again.
+            added = checkpoint(self._mlp_end, hidden, use_reentrant=False, preserve_rng_state=self.output.dropout.p > 0)
+        else:
+            added = self._mlp_end(hidden)
+        return added if keep is None else added * keep
+
+    def _mlp_end(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.output(self.intermediate.dropout(self.intermediate.intermediate_act_fn(hidden)))
 
 
 class TimesformerEncoder(nn.Module):
@@ -212,7 +226,7 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel, reference.Ti
     """A TimeSformer with a linear head on its class token. Is transformers' class, but for what it computes."""
 
     def __init__(self, config: TimesformerConfig):
-        TimesformerPreTrainedModel.__init__(self, config)  # transformers' own would build its own blocks
+        super(reference.TimesformerForVideoClassification, self).__init__(config)  # not the blocks of transformers
         self.num_labels = config.num_labels
         self.timesformer = TimesformerModel(config)
         self.head_dropout = nn.Dropout(0.0)
@@ -250,9 +264,9 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel, reference.Ti
         """Stochastic depth, from 0 in the first block to `drop_path_rate` in the last (the authors' rule; 0.1 in their
         recipes), and dropout before the head. They belong to a training run: no checkpoint carries them.
         """
-        layers = self.timesformer.encoder.layer
-        for layer, rate in zip(layers, torch.linspace(0, drop_path_rate, len(layers)).tolist()):
-            layer.drop_path.rate = rate
+        blocks = [module for module in self.modules() if isinstance(module, TimesformerLayer)]
+        for block, rate in zip(blocks, torch.linspace(0, drop_path_rate, len(blocks)).tolist()):
+            block.drop_path.rate = rate
         self.head_dropout.p = head_dropout
 
     def no_weight_decay(self) -> set[str]:

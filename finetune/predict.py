@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TimesformerForVideoClassification, TimesformerVideoProcessor
+from transformers import TimesformerVideoProcessor
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.limits import VideoError
 from data_prep.video import EXTENSIONS, probe, read_frames
 from finetune.batch import ClipTransform
 from finetune.clip import uniform_indices
+from finetune.modeling import TimesformerForVideoClassification
 from finetune.weights import load_checkpoint
 
 Row = dict[str, Any]

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     with training_args.main_process_first(desc="preparing the data"):
         splits = load_data(settings)
     set_seed(training_args.seed)
-    start = load_start(model_args.model_name_or_path, model_args.model_revision, splits.labels, model_args.new_head)
+    start = load_start(model_args, splits.labels)
     if checkpoint:
         check_resumed_labels(checkpoint, splits.labels)
     trainer = make_trainer(settings, splits, start)

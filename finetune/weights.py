@@ -1,161 +1,246 @@
-"""Checkpoint or name -> model with a head for the labels, and its processor."""
+"""Checkpoint, image model or name -> the model training starts from, fitted to the clips and labels wanted."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoVideoProcessor,
-    TimesformerConfig,
-    TimesformerForVideoClassification,
-    TimesformerVideoProcessor,
-)
+from transformers import AutoConfig, AutoModel, TimesformerConfig, TimesformerVideoProcessor
 
 from data_prep.errors import UserError
+from finetune.arguments import ModelArguments
 from finetune.clip import SAMPLING
+from finetune.embeddings import grid_of, pair, resize_positions, resize_times
+from finetune.image_vit import HELP, State, from_image_model
+from finetune.modeling import FIRST_STEPS, TimesformerForVideoClassification
+from finetune.named_models import NAMED_MODELS, random_model
+from finetune.processor import AUTHORS_MEAN, AUTHORS_STD, adapted_processor, load_processor, make_processor
 
-# Geometry of the models that start from random weights. Mean and std are the authors' (0.45, 0.225).
-# initializer_range: transformers' 0.02 is for a width of 768; at a width of 96 it leaves attention almost shut, and a
-# thousand clips then teach the axis of a motion but not its direction (measured on the demonstration). 0.1 is 96**-0.5.
-NAMED_MODELS: dict[str, dict[str, Any]] = {
-    "timesformer-tiny": {
-        "image_size": 48, "patch_size": 12, "num_frames": 8, "initializer_range": 0.1,
-        "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 384,
-    },
-}  # fmt: skip
-_MEAN, _STD = [0.45] * 3, [0.225] * 3
+_PATCHES = "timesformer.embeddings.patch_embeddings.projection.weight"
+_POSITIONS = "timesformer.embeddings.position_embeddings"
+_TIMES = "timesformer.embeddings.time_embeddings"
+_HEAD = ("classifier.weight", "classifier.bias")
 
-# Standard deviation of a named model's time embeddings: the scale of its tokens. transformers starts them at zero,
-# where the order of frames is a plateau that few clips do not leave.
-_TIME_EMBEDDING_STD = 0.5
 
-_HELP = "Give a TimeSformer checkpoint (a directory or a Hub id, as facebook/timesformer-base-finetuned-k400)"
+@dataclass
+class Source:
+    """What a checkpoint holds, and notes on what is done to it: (part, what became of it)."""
+
+    name: str
+    config: TimesformerConfig
+    state: State
+    processor: TimesformerVideoProcessor
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    from_image: bool = False  # then its clips are still to be chosen
 
 
 @dataclass(frozen=True)
 class Start:
-    """The model and processor training starts from, and what was done to its head."""
+    """The model and processor training starts from, and a table of what was kept, resized and replaced."""
 
     model: TimesformerForVideoClassification
     processor: TimesformerVideoProcessor
     message: str
 
 
-def load_start(name: str, revision: str, labels: list[str], new_head: bool) -> Start:
-    """Loads a checkpoint, or builds a named model from random weights, for `labels`. Raises `UserError`."""
+def load_start(wanted: ModelArguments, labels: list[str]) -> Start:
+    """The model that `wanted` describes, for `labels`. Raises `UserError`."""
+    name = wanted.model_name_or_path
     if name in NAMED_MODELS:
-        model, processor = build_model(name, labels)
-        return Start(model, processor, f"{name}: random weights, head for {len(labels)} labels")
-    model, processor, has_head = _load_whole(name, revision)
-    message = _fit_head(model, labels, name, new_head or not has_head)
-    model.config.clip_sampling = SAMPLING
-    return Start(model, processor, message)
-
-
-def build_model(name: str, labels: list[str]) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor]:
-    """A model of a named geometry with random weights, from torch's global generator."""
-    config = TimesformerConfig(**NAMED_MODELS[name], problem_type="single_label_classification")
-    _set_labels(config, labels)
-    config.clip_sampling = SAMPLING
-    model = TimesformerForVideoClassification(config)
-    nn.init.normal_(model.timesformer.embeddings.time_embeddings, std=_TIME_EMBEDDING_STD)
-    return model, _processor(config, {"shortest_edge": config.image_size}, _MEAN, _STD)
+        source = named_source(name, wanted)
+    else:
+        source = load_source(name, wanted.model_revision)
+        crop = source.processor.crop_size
+        fit_clips(
+            source, wanted.num_frames, wanted.image_size or ([crop.height, crop.width] if source.from_image else None)
+        )
+        fit_scheme(source, wanted.attention_type or source.config.attention_type)
+        if wanted.input_channel_order == "bgr":
+            swap_channels(source)
+    fit_head(source, labels, wanted.new_head)
+    source.config.clip_sampling = SAMPLING
+    model = build_model(source, wanted.attn_implementation)
+    model.regularize(wanted.drop_path_rate, wanted.head_dropout)
+    rows = [("weights", name), *source.notes]
+    return Start(model, source.processor, "\n".join(f"{part:<20} {what}" for part, what in rows))
 
 
 def load_checkpoint(
     name: str, revision: str = "main"
 ) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor]:
     """A TimeSformer classifier as it is, with its processor. Raises `UserError`."""
-    model, processor, has_head = _load_whole(name, revision)
-    if not has_head:
+    source = load_source(name, revision)
+    if _HEAD[0] not in source.state:
         raise UserError(f"{name} has no classification head: fine-tune it first.")
-    return model, processor
+    return build_model(source), source.processor
 
 
-def _load_whole(name: str, revision: str) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor, bool]:
-    """Model, processor, and whether the checkpoint has a head (else the model's is random)."""
+def build_model(source: Source, attn_implementation: str | None = None) -> TimesformerForVideoClassification:
+    """The model of `source.config` with the weights of `source.state`, all of them and no others."""
+    with torch.device("meta"):  # no random numbers for weights that are there
+        model = TimesformerForVideoClassification(source.config)
+    model.load_state_dict(source.state, assign=True)
+    if attn_implementation is not None:
+        try:
+            model.set_attn_implementation(attn_implementation)
+        except (ValueError, ImportError, KeyError) as error:
+            raise UserError(f"--attn_implementation {attn_implementation}: {' '.join(str(error).split())}") from error
+    return model
+
+
+def named_source(name: str, wanted: ModelArguments) -> Source:
+    """Random weights of a named geometry, drawn for the clips and the scheme that are wanted."""
+    config = TimesformerConfig(**NAMED_MODELS[name])
+    config.attention_type = wanted.attention_type or config.attention_type
+    config.num_frames = wanted.num_frames or config.num_frames
+    config.image_size = _image_size(wanted.image_size, config)
+    state = random_model(config).state_dict()
+    processor = make_processor(
+        pair(config.image_size),
+        {"shortest_edge": max(pair(config.image_size))},
+        config.num_frames,
+        AUTHORS_MEAN,
+        AUTHORS_STD,
+    )
+    state = {key: weight for key, weight in state.items() if key not in _HEAD}
+    return Source(name, config, state, processor, [("backbone", "random weights")])
+
+
+def load_source(name: str, revision: str) -> Source:
+    """A TimeSformer checkpoint as it is, or an image model as a TimeSformer of 8 frames. Raises `UserError`."""
     config = _load(AutoConfig, name, revision)
-    if not isinstance(config, TimesformerConfig):
-        raise UserError(f"{name} is a {config.model_type} checkpoint, not TimeSformer. {_HELP}.")
-    if config.attention_type == "space_only":
-        raise UserError(f"{name} has attention_type space_only, for which transformers gives one row of logits per frame: it cannot be trained or used here.")  # fmt: skip
-    model, info = _load(TimesformerForVideoClassification, name, revision, output_loading_info=True)
-    lost = [key for key in info["missing_keys"] if not key.startswith("classifier.")]
+    if config.model_type == "timesformer":
+        state = _whole_state(name, revision)
+        processor, _ = load_processor(name, revision, config, config.num_frames)
+        return Source(name, config, state, processor)
+    if not all(hasattr(config, needed) for needed in ("image_size", "patch_size", "num_hidden_layers")):
+        raise UserError(f"{name} is a {config.model_type} checkpoint. {HELP}.")
+    target, state = from_image_model(name, _load(AutoModel, name, revision, dtype=torch.float32))
+    processor, origin = load_processor(name, revision, config, target.num_frames)
+    notes = [("image model", f"{config.model_type}: embeddings, attention within frames, MLP"), ("processor", origin)]
+    return Source(name, target, state, processor, notes, from_image=True)
+
+
+def _whole_state(name: str, revision: str) -> State:
+    """All weights of a TimeSformer checkpoint; without `classifier.*` where it has no head."""
+    # float32 whatever the file's type: a lower precision is a setting of the training run.
+    model, info = _load(
+        TimesformerForVideoClassification, name, revision, dtype=torch.float32, output_loading_info=True
+    )
+    lost = [key for key in info["missing_keys"] if key not in _HEAD]
     if lost or info["mismatched_keys"]:
         raise UserError(f"{name} is not a whole TimeSformer checkpoint: {len(lost)} weights are missing, the first {lost[:1]}.")  # fmt: skip
-    has_head = not any(key.startswith("classifier.") for key in info["missing_keys"])
-    return model, _load_processor(name, revision, config), has_head
+    return {key: weight for key, weight in model.state_dict().items() if key not in info["missing_keys"]}
 
 
 def _load(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:
     is_local = name.startswith((".", "/")) or Path(name).exists()
     if is_local and not (Path(name) / "config.json").is_file():
-        raise UserError(f"{name} is not a checkpoint: there is no {Path(name) / 'config.json'}. {_HELP}.")
+        raise UserError(f"{name} is not a checkpoint: there is no {Path(name) / 'config.json'}. {HELP}.")
     try:
         return cls.from_pretrained(name, revision=revision, **kwargs)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{name} cannot be loaded: {reason} {_HELP}.") from error
+        raise UserError(f"{name} cannot be loaded: {reason} {HELP}.") from error
 
 
-def _load_processor(name: str, revision: str, config: TimesformerConfig) -> TimesformerVideoProcessor:
-    """The checkpoint's own size, crop, mean and std, whichever kind of processor file carries them."""
-    try:
-        own = AutoVideoProcessor.from_pretrained(name, revision=revision)
-    except (OSError, ValueError):
-        own = _load(AutoImageProcessor, name, revision)
-    size, crop = dict(own.size), dict(own.crop_size or {})
-    height = crop.get("height", config.image_size)
-    if height != crop.get("width", config.image_size):
-        raise UserError(f"{name}: its processor crops {crop}, but only square crops are supported.")
-    processor = _processor(config, size, list(own.image_mean), list(own.image_std), crop=height)
-    processor.resample, processor.rescale_factor = own.resample, own.rescale_factor
-    return processor
-
-
-def _processor(
-    config: TimesformerConfig, size: dict[str, int], mean: list[float], std: list[float], crop: int | None = None
-) -> TimesformerVideoProcessor:
-    """Every number explicit: classes of processors differ in their defaults (0.45, 0.5 or ImageNet's).
-
-    With `do_sample_frames` and `num_frames` the pipeline samples as training does.
+def fit_scheme(source: Source, attention_type: str) -> None:
+    """Adds the attention steps that the scheme has and the weights lack, as the authors do: copies of the last step's,
+    with zeros in the linear map after them, so that they add nothing yet. Takes away those the scheme lacks.
     """
-    crop = crop or config.image_size
-    return TimesformerVideoProcessor(
-        size={key: value for key, value in size.items() if value is not None},
-        crop_size={"height": crop, "width": crop},
-        image_mean=mean,
-        image_std=std,
-        do_sample_frames=True,
-        num_frames=config.num_frames,
-    )
+    config, state = source.config, source.state
+    config.attention_type = attention_type
+    for name in FIRST_STEPS[attention_type]:
+        if f"{_layer(0)}{name}_dense.weight" in state:
+            continue
+        for i in range(config.num_hidden_layers):
+            for key in [
+                key for key in state if key.startswith((f"{_layer(i)}attention.", f"{_layer(i)}layernorm_before."))
+            ]:
+                part = key.removeprefix(_layer(i)).replace("layernorm_before", "layernorm")
+                state[f"{_layer(i)}{name}_{part}"] = state[key].clone()
+            dense = state[f"{_layer(i)}attention.output.dense.weight"]
+            state[f"{_layer(i)}{name}_dense.weight"] = torch.zeros_like(dense)
+            state[f"{_layer(i)}{name}_dense.bias"] = torch.zeros(len(dense))
+        source.notes.append((f"{name} attention", "copied from the attention there is, its output zero"))
+    steps = {name for steps in FIRST_STEPS.values() for name in steps} - set(FIRST_STEPS[attention_type])
+    dropped = [key for key in state if any(f".{name}_" in key for name in steps)]
+    if attention_type == "space_only":
+        dropped += [key for key in state if key == _TIMES]
+    elif _TIMES not in state:
+        state[_TIMES] = torch.zeros(1, config.num_frames, config.hidden_size)
+        source.notes.append(("time embeddings", f"zero, for {config.num_frames} frames"))
+    for key in dropped:
+        del state[key]
+    if dropped:
+        source.notes.append((attention_type, f"without {len(dropped)} weights of other schemes"))
 
 
-def _fit_head(model: TimesformerForVideoClassification, labels: list[str], name: str, new_head: bool) -> str:
-    """Keeps the head when its labels are the dataset's, else makes a new one. Returns the message about it."""
-    old = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    if not new_head and old == labels:
-        return f"{name}: head kept, its {len(labels)} labels are the dataset's"
-    if not new_head and sorted(old) == sorted(labels):
+def fit_clips(source: Source, num_frames: int | None, image_size: list[int] | None) -> None:
+    """Resizes the embeddings of time (linear) and place (bicubic) for other clips, and the processor with them."""
+    config, state = source.config, source.state
+    old_grid, old_frames = grid_of(config), config.num_frames
+    config.num_frames = num_frames or config.num_frames
+    config.image_size = _image_size(image_size, config)
+    if config.num_frames != old_frames and _TIMES in state:
+        state[_TIMES] = resize_times(state[_TIMES], config.num_frames)
+        source.notes.append(("time embeddings", f"{old_frames} -> {config.num_frames} frames, linear"))
+    if grid_of(config) != old_grid:
+        state[_POSITIONS] = resize_positions(state[_POSITIONS], old_grid, grid_of(config))
+        sizes = ("x".join(map(str, grid)) for grid in (old_grid, grid_of(config)))
+        source.notes.append(("position embeddings", f"{' -> '.join(sizes)} patches, bicubic"))
+    if num_frames or image_size:
+        crop = source.processor.crop_size
+        size = pair(config.image_size) if image_size else (crop.height, crop.width)
+        source.processor = adapted_processor(source.processor, size, config.num_frames)
+
+
+def swap_channels(source: Source) -> None:
+    """RGB frames for a model that was trained on BGR ones: exact, since the patch embedding is linear in the channels.
+
+    The authors' Something-Something v2 checkpoints saw BGR: their reader decodes with OpenCV and does not turn the
+    channels (facebookresearch/TimeSformer, timesformer/datasets/utils.py and ssv2.py).
+    """
+    source.state[_PATCHES] = source.state[_PATCHES].flip(1)
+    source.notes.append(("input channels", "trained on BGR: patch embedding turned to take RGB"))
+
+
+def fit_head(source: Source, labels: list[str], new_head: bool) -> None:
+    """Keeps the head where its labels are the dataset's, else makes a new one. Raises `UserError`."""
+    config, state, name = source.config, source.state, source.name
+    old = [config.id2label[i] for i in range(config.num_labels)] if _HEAD[0] in state else []
+    if old == labels and not new_head:
+        source.notes.append(("head", f"kept: its {len(labels)} labels are the dataset's"))
+        return
+    if sorted(old) == sorted(labels) and not new_head:
         raise UserError(
             f"{name} has the dataset's labels in another order (its first is {old[0]!r}, the dataset's {labels[0]!r}), "
             "so its head would be wrong. Pass --new_head to train a new one."
         )
-    model.classifier = nn.Linear(model.config.hidden_size, len(labels))
-    nn.init.trunc_normal_(model.classifier.weight, std=0.02)  # as the authors initialise theirs
-    nn.init.zeros_(model.classifier.bias)
-    _set_labels(model.config, labels)
-    model.num_labels = len(labels)
-    model.config.problem_type = "single_label_classification"
-    return f"{name}: head of {len(old)} labels replaced by a new one for {len(labels)} labels"
-
-
-def _set_labels(config: TimesformerConfig, labels: list[str]) -> None:
+    state[_HEAD[0]] = nn.init.trunc_normal_(torch.empty(len(labels), config.hidden_size), std=0.02)  # as the authors
+    state[_HEAD[1]] = torch.zeros(len(labels))
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+    source.notes.append(
+        ("head", f"new, {len(labels)} labels" + (f"; that of {len(old)} labels replaced" if old else ""))
+    )
+
+
+def _layer(i: int) -> str:
+    return f"timesformer.encoder.layer.{i}."
+
+
+def _image_size(wanted: list[int] | None, config: TimesformerConfig) -> int | list[int]:
+    """What was asked for, checked; else the model's own. Raises `UserError`."""
+    if wanted is None:
+        return config.image_size
+    height, width = wanted[0], wanted[-1]
+    patch = pair(config.patch_size)
+    if len(wanted) > 2 or height % patch[0] or width % patch[1] or min(height, width) < 1:
+        raise UserError(f"--image_size is {' '.join(map(str, wanted))}, expected one side or height and width (px), multiples of the patch of {patch[0]}x{patch[1]}.")  # fmt: skip
+    return height if height == width else [height, width]

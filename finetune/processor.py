@@ -1,0 +1,77 @@
+"""The processor of a model: size, crop, mean and std, every number explicit.
+
+Classes of processors differ in their defaults (0.45, 0.5 or ImageNet's). Only `video_preprocessor_config.json` is saved:
+beside a `preprocessor_config.json` transformers may choose that one, and read the first frames of a video.
+"""
+
+from __future__ import annotations
+
+from transformers import AutoImageProcessor, AutoVideoProcessor, PreTrainedConfig, TimesformerVideoProcessor
+
+from data_prep.errors import UserError
+from finetune.embeddings import pair
+
+AUTHORS_MEAN, AUTHORS_STD = [0.45] * 3, [0.225] * 3  # facebookresearch/TimeSformer, config/defaults.py
+_IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+_DEFAULT_CROP = 224
+
+Size = tuple[int, int]  # (height, width) in px
+
+
+def make_processor(
+    crop: Size, size: dict[str, int], num_frames: int, mean: list[float], std: list[float]
+) -> TimesformerVideoProcessor:
+    """Resizes as `size` says ({"shortest_edge": px} or height and width), crops the centre, samples like the pipeline."""
+    return TimesformerVideoProcessor(
+        size=size,
+        crop_size={"height": crop[0], "width": crop[1]},
+        image_mean=mean,
+        image_std=std,
+        do_sample_frames=True,
+        num_frames=num_frames,
+    )
+
+
+def load_processor(
+    name: str, revision: str, config: PreTrainedConfig, num_frames: int
+) -> tuple[TimesformerVideoProcessor, str]:
+    """The checkpoint's own numbers, whichever kind of processor file carries them, and a word on where they are from."""
+    try:
+        own = AutoVideoProcessor.from_pretrained(name, revision=revision)
+    except (OSError, ValueError):
+        try:
+            own = AutoImageProcessor.from_pretrained(name, revision=revision)
+        except (OSError, ValueError) as error:
+            if config.model_type == "timesformer":
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(f"{name} has no processor that can be loaded: {reason}") from error
+            return _processor_of_family(config.model_type, num_frames)
+    size = {key: value for key, value in dict(own.size).items() if value is not None}
+    crop = dict(own.crop_size or {})
+    height = crop.get("height") or size.get("height") or pair(config.image_size)[0]
+    width = crop.get("width") or size.get("width") or pair(config.image_size)[1]
+    if config.model_type != "timesformer" and "shortest_edge" not in size:
+        # Image models may squeeze every picture into a square: a film keeps its shape.
+        size = {"shortest_edge": max(height, width)}
+    processor = make_processor((height, width), size, num_frames, list(own.image_mean), list(own.image_std))
+    processor.resample, processor.rescale_factor = own.resample, own.rescale_factor
+    return processor, "the checkpoint's"
+
+
+def _processor_of_family(model_type: str, num_frames: int) -> tuple[TimesformerVideoProcessor, str]:
+    """For image models saved without one: ViT was trained with a mean and std of 0.5, the others with ImageNet's."""
+    mean, std = ([0.5] * 3, [0.5] * 3) if model_type == "vit" else (_IMAGENET_MEAN, _IMAGENET_STD)
+    size = {"shortest_edge": _DEFAULT_CROP}
+    processor = make_processor((_DEFAULT_CROP, _DEFAULT_CROP), size, num_frames, mean, std)
+    return processor, f"none saved: mean {mean[0]:g}, ..., std {std[0]:g}, ... as {model_type} models have"
+
+
+def adapted_processor(own: TimesformerVideoProcessor, crop: Size, num_frames: int) -> TimesformerVideoProcessor:
+    """The same for another crop and number of frames; the short side in proportion, and at least what the crop needs."""
+    size = {"height": crop[0], "width": crop[1]}
+    if own.size.shortest_edge:
+        old = max(own.crop_size["height"], own.crop_size["width"])
+        size = {"shortest_edge": max(round(own.size.shortest_edge * max(crop) / old), *crop)}
+    adapted = make_processor(crop, size, num_frames, list(own.image_mean), list(own.image_std))
+    adapted.resample, adapted.rescale_factor = own.resample, own.rescale_factor
+    return adapted
