@@ -61,6 +61,10 @@ class StochasticDepth(nn.Module):
         return f"rate={self.rate:g}"
 
 
+class StepDense(nn.Linear):
+    """The linear map after an attention step that a ViT lacks: it starts at zero, so that the step adds nothing."""
+
+
 class SpaceTimeAttention(TimeSformerAttention):
     """transformers' multi-head attention, parameters and names, over the windows of a clip."""
 
@@ -76,7 +80,7 @@ class SpaceTimeAttention(TimeSformerAttention):
         class_token: torch.Tensor,
         window: Window,
         drop_path: StochasticDepth,
-        then: nn.Linear | None = None,
+        then: StepDense | None = None,
         class_only: bool = False,
         with_map: bool = False,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
@@ -88,7 +92,7 @@ class SpaceTimeAttention(TimeSformerAttention):
         """
         batch, *shape, hidden_size = patches.shape
         outer, inner = _AXES[window]
-        length = math.prod(shape[axis - 1] for axis in inner)
+        length = math.prod([shape[axis - 1] for axis in inner])
         tokens = self.attention.qkv(patches).permute(0, *outer, *inner, 4).reshape(batch, -1, length, 3 * hidden_size)
         num_windows = tokens.shape[1]
         if window != "time":
@@ -102,7 +106,7 @@ class SpaceTimeAttention(TimeSformerAttention):
             query = query[:, :, :1]
         mask = None if class_only else window_mask(window, shape, query)
         context, attention_map = self._attend(query, key, value, mask, with_map)
-        keep = drop_path.draw(context, len(context))
+        keep = drop_path.draw(context, context.shape[0])
         added = self._project(context.flatten(2), keep, then).view(batch, num_windows, -1, hidden_size)
         class_added = None
         if window != "time":
@@ -111,8 +115,8 @@ class SpaceTimeAttention(TimeSformerAttention):
         if class_only:
             return None, class_added, attention_map
         order = (0, *outer, *inner)
-        added = added.reshape(batch, *(shape[axis - 1] for axis in order[1:]), hidden_size)
-        return added.permute(*(order.index(axis) for axis in range(4)), 4), class_added, attention_map
+        added = added.reshape([batch, *[shape[axis - 1] for axis in order[1:]], hidden_size])
+        return added.permute([*[order.index(axis) for axis in range(4)], 4]), class_added, attention_map
 
     def _attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, with_map: bool
@@ -125,10 +129,10 @@ class SpaceTimeAttention(TimeSformerAttention):
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
         return attend(self, query, key, value, mask, dropout=dropout, scaling=self.attention.scale)
 
-    def _project(self, context: torch.Tensor, keep: torch.Tensor | None, then: nn.Linear | None) -> torch.Tensor:
+    def _project(self, context: torch.Tensor, keep: torch.Tensor | None, then: StepDense | None) -> torch.Tensor:
         dense, dropout = self.output.dense, self.output.dropout
         # Two linear maps in a row are one. Not where dropout stands between them, nor where one was wrapped (LoRA).
-        if then is not None and type(dense) is type(then) is nn.Linear and not (dropout.p and self.training):
+        if type(then) is StepDense and type(dense) is nn.Linear and not (dropout.p and self.training):
             weight, bias = then.weight @ dense.weight, then.weight @ dense.bias
             if keep is None:
                 return F.linear(context, weight, bias + then.bias)
@@ -177,7 +181,7 @@ def window_mask(window: Window, shape: list[int], like: torch.Tensor) -> torch.T
     num_patches = math.prod(shape)
     allowed = F.pad(allowed.reshape(num_patches, num_patches), (1, 0, 1, 0), value=True)
     # Expanded, because flex attention looks the mask up by batch index.
-    return like.new_zeros(allowed.shape).masked_fill(~allowed, float("-inf")).expand(len(like), 1, -1, -1)
+    return like.new_zeros(allowed.shape).masked_fill(~allowed, float("-inf")).expand(like.shape[0], 1, -1, -1)
 
 
 def _near(place: torch.Tensor, length: int) -> torch.Tensor:

@@ -19,7 +19,7 @@ class TimesformerEmbeddings(reference.TimesformerEmbeddings):
         rows, columns, num_frames = patches.shape[1:4]
         class_position, position = self._position(rows, columns)
         patches = self.pos_drop(patches + position)
-        class_token = self.pos_drop(self.cls_token + class_position).expand(len(patches), -1, -1)
+        class_token = self.pos_drop(self.cls_token + class_position).expand(patches.shape[0], -1, -1)
         if self.attention_type != "space_only":
             patches = self.time_drop(patches + self._time(num_frames))
         return patches, class_token

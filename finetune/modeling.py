@@ -24,7 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.models.timesformer import modeling_timesformer as reference
 
-from finetune.attention import SpaceTimeAttention, StochasticDepth, Window
+from finetune.attention import SpaceTimeAttention, StepDense, StochasticDepth, Window
 from finetune.embeddings import TimesformerEmbeddings
 
 # The attention steps of each scheme in the order they run (figure 2 of the paper). Each has its own queries, keys and
@@ -81,7 +81,7 @@ class TimesformerLayer(GradientCheckpointingLayer):
         for name in self.first_steps:
             self.add_module(f"{name}_layernorm", nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
             self.add_module(f"{name}_attention", SpaceTimeAttention(config))
-            self.add_module(f"{name}_dense", nn.Linear(config.hidden_size, config.hidden_size))
+            self.add_module(f"{name}_dense", StepDense(config.hidden_size, config.hidden_size))
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = SpaceTimeAttention(config)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -97,7 +97,7 @@ class TimesformerLayer(GradientCheckpointingLayer):
         for name, window in self.first_steps.items():
             norm: nn.Module = getattr(self, f"{name}_layernorm")
             attention: SpaceTimeAttention = getattr(self, f"{name}_attention")
-            dense: nn.Linear = getattr(self, f"{name}_dense")
+            dense: StepDense = getattr(self, f"{name}_dense")
             added, class_added, maps[f"{name}_attention"] = attention(
                 norm(patches), norm(class_token), window, self.drop_path, then=dense, with_map=with_maps
             )
@@ -113,7 +113,7 @@ class TimesformerLayer(GradientCheckpointingLayer):
             with_map=with_maps,
         )
         class_token = class_token + class_added
-        keep = self.drop_path.draw(class_token, len(class_token))
+        keep = self.drop_path.draw(class_token, class_token.shape[0])
         class_token = class_token + self._mlp(class_token, keep)
         if not class_only:
             patches = patches + added
@@ -150,14 +150,13 @@ class TimesformerPreTrainedModel(reference.TimesformerPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """As the authors: truncated normal, times at zero, and the map after a step that a ViT lacks at zero."""
+        if isinstance(module, StepDense):
+            initialization.zeros_(module.weight)
+            initialization.zeros_(module.bias)
+            return
         super()._init_weights(module)
         if isinstance(module, TimesformerEmbeddings) and module.attention_type != "space_only":
             initialization.zeros_(module.time_embeddings)
-        if isinstance(module, TimesformerLayer):
-            for name in module.first_steps:
-                dense = getattr(module, f"{name}_dense")
-                initialization.zeros_(dense.weight)
-                initialization.zeros_(dense.bias)
 
 
 class TimesformerModel(TimesformerPreTrainedModel):
