@@ -45,6 +45,13 @@ _DROPPED = ("pooler.", "embeddings.mask_token", "embeddings.distillation_token",
 HELP = "Give a TimeSformer checkpoint, or a ViT, DeiT or DINOv2 one (a directory or a Hub id)"
 
 
+def extra_tokens(model: Any) -> list[str]:
+    """Names of the tokens that are dropped and that the image model's class token looks at."""
+    return [
+        key.rpartition(".")[2] for key in model.state_dict() if key.endswith(("distillation_token", "register_tokens"))
+    ]
+
+
 def from_image_model(name: str, model: Any) -> tuple[TimesformerConfig, State]:
     """Configuration (without labels) and `timesformer.*` weights of a ViT-shaped image model. Raises `UserError`.
 

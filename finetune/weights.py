@@ -15,7 +15,7 @@ from data_prep.errors import UserError
 from finetune.arguments import ModelArguments
 from finetune.clip import SAMPLING
 from finetune.embeddings import grid_of, pair, resize_positions, resize_times
-from finetune.image_vit import HELP, State, from_image_model
+from finetune.image_vit import HELP, State, extra_tokens, from_image_model
 from finetune.modeling import FIRST_STEPS, TimesformerForVideoClassification
 from finetune.named_models import NAMED_MODELS, random_model
 from finetune.processor import AUTHORS_MEAN, AUTHORS_STD, adapted_processor, load_processor, make_processor
@@ -119,9 +119,14 @@ def load_source(name: str, revision: str) -> Source:
         return Source(name, config, state, processor)
     if not all(hasattr(config, needed) for needed in ("image_size", "patch_size", "num_hidden_layers")):
         raise UserError(f"{name} is a {config.model_type} checkpoint. {HELP}.")
-    target, state = from_image_model(name, _load(AutoModel, name, revision, dtype=torch.float32))
+    image_model = _load(AutoModel, name, revision, dtype=torch.float32)
+    target, state = from_image_model(name, image_model)
     processor, origin = load_processor(name, revision, config, target.num_frames)
-    notes = [("image model", f"{config.model_type}: embeddings, attention within frames, MLP"), ("processor", origin)]
+    without = "".join(f", without its {token}" for token in extra_tokens(image_model))
+    notes = [
+        ("image model", f"{config.model_type}: embeddings, attention within frames, MLP{without}"),
+        ("processor", origin),
+    ]
     return Source(name, target, state, processor, notes, from_image=True)
 
 
@@ -221,13 +226,14 @@ def fit_head(source: Source, labels: list[str], new_head: bool) -> None:
             f"{name} has the dataset's labels in another order (its first is {old[0]!r}, the dataset's {labels[0]!r}), "
             "so its head would be wrong. Pass --new_head to train a new one."
         )
-    state[_HEAD[0]] = nn.init.trunc_normal_(torch.empty(len(labels), config.hidden_size), std=0.02)  # as the authors
+    # The authors' 0.02 at their width.
+    state[_HEAD[0]] = nn.init.trunc_normal_(torch.empty(len(labels), config.hidden_size), std=config.initializer_range)
     state[_HEAD[1]] = torch.zeros(len(labels))
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in enumerate(labels)}
     config.problem_type = "single_label_classification"
     source.notes.append(
-        ("head", f"new, {len(labels)} labels" + (f"; that of {len(old)} labels replaced" if old else ""))
+        ("head", f"{len(old)} labels replaced by a new head of {len(labels)}" if old else f"new, {len(labels)} labels")
     )
 
 

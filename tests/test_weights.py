@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import (
+    BertConfig,
+    BertModel,
     TimesformerConfig,
     TimesformerForVideoClassification,
     TimesformerVideoProcessor,
@@ -18,34 +21,41 @@ from transformers import (
 )
 
 from data_prep.errors import UserError
+from finetune.arguments import ModelArguments
 from finetune.batch import ClipTransform
-from finetune.weights import build_model, load_checkpoint, load_start
+from finetune.modeling import ATTENTION_TYPES
+from finetune.named_models import NAMED_MODELS
+from finetune.weights import load_checkpoint, load_start
+
+
+def wanted(name: Path | str, **changes: Any) -> ModelArguments:
+    return ModelArguments(model_name_or_path=str(name), **changes)
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A saved tiny TimeSformer of classes a, b, c with its processor."""
     torch.manual_seed(0)
-    model, processor = build_model("timesformer-tiny", ["a", "b", "c"])
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
+    start = load_start(ModelArguments(model_name_or_path="timesformer-tiny"), ["a", "b", "c"])
+    start.model.save_pretrained(tmp_path / "model")
+    start.processor.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
 def test_a_kept_head_gives_the_checkpoints_logits(checkpoint: Path) -> None:
     plain = TimesformerForVideoClassification.from_pretrained(checkpoint).eval()
-    start = load_start(str(checkpoint), "main", ["a", "b", "c"], new_head=False)
+    start = load_start(wanted(checkpoint), ["a", "b", "c"])
     pixels = torch.randn(2, 8, 3, 48, 48)
     with torch.no_grad():
         torch.testing.assert_close(start.model.eval()(pixels).logits, plain(pixels).logits)
-    assert "head kept" in start.message
+    assert "kept" in start.message
 
 
 @pytest.mark.parametrize("labels", [["x", "y"], ["x", "y", "z"], ["a", "b", "c", "d"]])
 def test_a_new_head_has_the_datasets_labels_and_the_old_backbone(checkpoint: Path, labels: list[str]) -> None:
     """Also with as many labels as before: other names mean another head."""
     plain = TimesformerForVideoClassification.from_pretrained(checkpoint)
-    start = load_start(str(checkpoint), "main", labels, new_head=False)
+    start = load_start(wanted(checkpoint), labels)
     assert start.model.config.id2label == dict(enumerate(labels))
     assert start.model.classifier.weight.shape[0] == len(labels) == start.model.num_labels
     if len(labels) == 3:
@@ -57,15 +67,39 @@ def test_a_new_head_has_the_datasets_labels_and_the_old_backbone(checkpoint: Pat
 
 def test_the_same_labels_in_another_order_are_an_error_unless_a_new_head_is_wanted(checkpoint: Path) -> None:
     with pytest.raises(UserError, match="in another order .*--new_head"):
-        load_start(str(checkpoint), "main", ["b", "a", "c"], new_head=False)
-    assert load_start(str(checkpoint), "main", ["b", "a", "c"], new_head=True).model.config.id2label[0] == "b"
+        load_start(wanted(checkpoint), ["b", "a", "c"])
+    assert load_start(wanted(checkpoint, new_head=True), ["b", "a", "c"]).model.config.id2label[0] == "b"
 
 
-def test_no_weight_of_a_named_model_is_left_uninitialised_and_time_starts_away_from_zero() -> None:
-    model, processor = build_model("timesformer-tiny", ["a", "b"])
-    assert all(torch.isfinite(weight).all() for weight in model.parameters())
-    assert model.timesformer.embeddings.time_embeddings.std() > 0.3
-    assert processor.num_frames == model.config.num_frames == 8
+@pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
+def test_no_weight_of_a_named_model_is_left_uninitialised_and_time_starts_away_from_zero(attention_type: str) -> None:
+    start = load_start(wanted("timesformer-tiny", attention_type=attention_type), ["a", "b"])
+    for name, weight in start.model.named_parameters():
+        assert torch.isfinite(weight).all()
+        assert weight.any() or name.endswith("bias"), name
+    if attention_type != "space_only":
+        assert start.model.timesformer.embeddings.time_embeddings.std() > 0.3
+    assert start.processor.num_frames == start.model.config.num_frames == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "size"),
+    [
+        ("timesformer-small", 8, 224),
+        ("timesformer-base", 8, 224),
+        ("timesformer-hr", 16, 448),
+        ("timesformer-large", 96, 224),
+    ],
+)
+def test_named_sizes_have_the_papers_geometries(name: str, frames: int, size: int) -> None:
+    config = TimesformerConfig(**NAMED_MODELS[name])
+    assert (config.num_frames, config.image_size, config.patch_size, config.num_hidden_layers) == (frames, size, 16, 12)
+
+
+def test_a_named_model_is_drawn_at_the_size_wanted() -> None:
+    start = load_start(wanted("timesformer-tiny", num_frames=5, image_size=[24, 60]), ["a", "b"])
+    assert start.processor.crop_size["height"], start.processor.crop_size["width"] == (24, 60)
+    assert start.model(torch.zeros(1, 5, 3, 24, 60)).logits.shape == (1, 2)
 
 
 @pytest.mark.parametrize("mean", [0.45, 0.5])
@@ -89,7 +123,7 @@ def test_a_checkpoint_without_a_head_is_no_classifier_but_a_start(checkpoint: Pa
     model.timesformer.save_pretrained(checkpoint)
     with pytest.raises(UserError, match="has no classification head"):
         load_checkpoint(str(checkpoint))
-    assert "replaced" in load_start(str(checkpoint), "main", ["a", "b", "c"], new_head=False).message
+    assert "new, 3 labels" in load_start(wanted(checkpoint), ["a", "b", "c"]).message
 
 
 def test_a_damaged_weights_file_is_one_line(checkpoint: Path) -> None:
@@ -99,19 +133,112 @@ def test_a_damaged_weights_file_is_one_line(checkpoint: Path) -> None:
         load_checkpoint(str(checkpoint))
 
 
+def test_a_checkpoint_in_half_precision_is_trained_in_single(checkpoint: Path) -> None:
+    """The lower precision of a file is no wish for this run: --bf16 and --fp16 are."""
+    TimesformerForVideoClassification.from_pretrained(checkpoint).half().save_pretrained(checkpoint)
+    assert load_start(wanted(checkpoint), ["a", "b", "c"]).model.dtype == torch.float32
+
+
+# --- other clips, other schemes ----------------------------------------------------------------------------------------
+
+
+def test_more_frames_and_a_larger_picture_are_resized_never_drawn_anew(checkpoint: Path) -> None:
+    """Linear in time, bicubic in place, and all else as it was. The checkpoint loads in plain transformers again."""
+    before = load_start(wanted(checkpoint), ["a", "b", "c"]).model.state_dict()
+    start = load_start(wanted(checkpoint, num_frames=16, image_size=[96, 72]), ["a", "b", "c"])
+    after = start.model.state_dict()
+    for name, weight in before.items():
+        if not name.endswith(("position_embeddings", "time_embeddings")):
+            assert torch.equal(after[name], weight), name
+    times, places = (f"timesformer.embeddings.{name}_embeddings" for name in ("time", "position"))
+    old = before[times].flatten(0, 1).numpy()
+    at = (np.arange(16) + 0.5) * 8 / 16 - 0.5
+    expected = np.stack([np.interp(at, np.arange(8), old[:, i]) for i in range(old.shape[1])], axis=1)
+    np.testing.assert_allclose(after[times][0].numpy(), expected, atol=1e-5)
+    assert torch.equal(after[places][:, 0], before[places][:, 0])
+    grid = before[places][:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(grid, (8, 6), mode="bicubic")
+    torch.testing.assert_close(after[places][:, 1:], resized.flatten(2).transpose(1, 2))
+    assert (start.model.config.num_frames, start.model.config.image_size) == (16, [96, 72])
+    assert start.processor.num_frames == 16
+    assert dict(start.processor.crop_size)["height"] == 96
+    assert "8 -> 16 frames, linear" in start.message and "4x4 -> 8x6 patches, bicubic" in start.message
+    assert start.model(torch.zeros(1, 16, 3, 96, 72)).logits.isfinite().all()
+
+
+def test_what_was_resized_loads_in_plain_transformers_with_the_same_logits(checkpoint: Path, tmp_path: Path) -> None:
+    start = load_start(wanted(checkpoint, num_frames=4, image_size=[72]), ["a", "b"])
+    start.model.eval().save_pretrained(tmp_path / "resized")
+    plain = TimesformerForVideoClassification.from_pretrained(tmp_path / "resized").eval()
+    pixels = torch.randn(2, 4, 3, 72, 72)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(pixels).logits, start.model(pixels).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [[50], [48, 50], [48, 48, 48], [0]])
+def test_a_picture_of_parts_of_patches_is_refused(checkpoint: Path, size: list[int]) -> None:
+    with pytest.raises(UserError, match="multiples of the patch of 12x12"):
+        load_start(wanted(checkpoint, image_size=size), ["a", "b"])
+
+
+def test_a_divided_start_from_space_only_keeps_its_logits_and_trains_time(tmp_path: Path) -> None:
+    """The new attention adds nothing yet: on a still clip the logits are those of before."""
+    space = load_start(wanted("timesformer-tiny", attention_type="space_only"), ["a", "b"])
+    space.model.save_pretrained(tmp_path)
+    space.processor.save_pretrained(tmp_path)
+    start = load_start(wanted(tmp_path, attention_type="divided_space_time"), ["a", "b"])
+    pixels = torch.randn(2, 1, 3, 48, 48).expand(-1, 8, -1, -1, -1)
+    torch.testing.assert_close(start.model.eval()(pixels).logits, space.model.eval()(pixels).logits)
+    block = start.model.timesformer.encoder.layer[0]
+    assert torch.equal(block.temporal_attention.attention.qkv.weight, block.attention.attention.qkv.weight)
+    assert "copied from the attention there is, its output zero" in start.message
+
+
+@pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
+def test_a_checkpoint_can_be_started_from_in_every_scheme(checkpoint: Path, attention_type: str) -> None:
+    start = load_start(wanted(checkpoint, attention_type=attention_type), ["a", "b"])
+    assert start.model.config.attention_type == attention_type
+    assert start.model(torch.randn(1, 8, 3, 48, 48)).logits.isfinite().all()
+
+
+def test_frames_in_the_other_channel_order_are_undone_exactly(checkpoint: Path) -> None:
+    """A checkpoint trained on BGR gives for RGB frames what it gave for BGR ones."""
+    old = load_start(wanted(checkpoint), ["a", "b", "c"])
+    new = load_start(wanted(checkpoint, input_channel_order="bgr"), ["a", "b", "c"])
+    pixels = torch.randn(2, 8, 3, 48, 48)
+    torch.testing.assert_close(new.model.eval()(pixels).logits, old.model.eval()(pixels.flip(2)).logits)
+    assert "BGR" in new.message
+
+
+def test_regularisation_is_of_the_run_and_in_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    start = load_start(wanted(checkpoint, drop_path_rate=0.1, head_dropout=0.2), ["a", "b", "c"])
+    assert [layer.drop_path.rate for layer in start.model.timesformer.encoder.layer] == pytest.approx([0, 0.05, 0.1])
+    assert start.model.head_dropout.p == 0.2
+    start.model.save_pretrained(tmp_path / "saved")
+    again = TimesformerForVideoClassification.from_pretrained(tmp_path / "saved").eval()
+    pixels = torch.randn(1, 8, 3, 48, 48)
+    torch.testing.assert_close(again(pixels).logits, start.model.eval()(pixels).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_kernel_that_is_not_there_is_one_line(checkpoint: Path) -> None:
+    for name in ("flash_attention_2", "nonsense"):
+        with pytest.raises(UserError, match=f"--attn_implementation {name}") as caught:
+            load_start(wanted(checkpoint, attn_implementation=name), ["a", "b", "c"])
+        assert "\n" not in str(caught.value)
+    start = load_start(wanted(checkpoint, attn_implementation="eager"), ["a", "b", "c"])
+    assert start.model.config._attn_implementation == "eager"
+
+
 def test_another_architecture_is_named(tmp_path: Path) -> None:
     config = VideoMAEConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16, image_size=32
     )
     VideoMAEForVideoClassification(config).save_pretrained(tmp_path / "other")
-    with pytest.raises(UserError, match="is a videomae checkpoint, not TimeSformer"):
+    with pytest.raises(UserError, match="is a videomae model .*Give a TimeSformer checkpoint, or a ViT"):
         load_checkpoint(str(tmp_path / "other"))
-
-
-def test_a_checkpoint_transformers_cannot_train_is_refused(tmp_path: Path) -> None:
-    TimesformerConfig(attention_type="space_only").save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="space_only"):
-        load_checkpoint(str(tmp_path))
+    BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)).save_pretrained(tmp_path / "text")  # fmt: skip
+    with pytest.raises(UserError, match="is a bert checkpoint"):
+        load_checkpoint(str(tmp_path / "text"))
 
 
 def test_missing_weights_are_an_error_not_random_numbers(checkpoint: Path) -> None:
