@@ -39,8 +39,8 @@ _AXES: dict[Window, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "global": ((), (1, 2, 3)),
 }
 
-# On a CPU torch's fused kernel is the slower one for short sequences, forward and backward (benchmarks/README.md).
-_SHORT_ON_CPU = 256  # tokens
+# Tokens up to which a CPU is faster without torch's fused kernel, forward and backward (benchmarks/README.md).
+_SHORT_ON_CPU = {torch.float32: 16, torch.bfloat16: 512}
 
 
 class StochasticDepth(nn.Module):
@@ -123,7 +123,8 @@ class SpaceTimeAttention(TimeSformerAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(windows, tokens, heads, head_dim) from three tensors (windows, heads, tokens, head_dim), and the map."""
         name = self.config._attn_implementation
-        if with_map or (name == "sdpa" and key.device.type == "cpu" and key.shape[2] <= _SHORT_ON_CPU):
+        is_short = key.device.type == "cpu" and key.shape[2] <= _SHORT_ON_CPU.get(key.dtype, 0)
+        if with_map or (name == "sdpa" and is_short):
             name = "eager"
         dropout = self.attention.attn_drop.p if self.training else 0.0
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
