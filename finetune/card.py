@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from finetune.arguments import Settings
 from finetune.dataset import Splits
+from finetune.modeling import is_plain
 from finetune.named_models import NAMED_MODELS
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
@@ -46,6 +47,7 @@ class CardFacts:
     height: int
     width: int
     attention_type: str
+    is_plain: bool  # whether transformers alone gives the same
     num_parameters: int
     augmentation: str
     recipe: dict[str, Any]
@@ -95,6 +97,7 @@ def collect_facts(
         height=crop["height"],
         width=crop["width"],
         attention_type=config.attention_type,
+        is_plain=is_plain(config),
         num_parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
         augmentation=f"a random frame of each segment, short side {jitter[0]} to {jitter[1]} px, random crop{flip}",
         recipe=settings.recipe,

@@ -50,6 +50,13 @@ ATTENTION_TYPES = tuple(FIRST_STEPS)
 AttentionMaps = dict[str, torch.Tensor | None]
 
 
+def is_plain(config: TimesformerConfig) -> bool:
+    """Whether transformers' own class gives this model's logits: it lacks two schemes, is wrong about space_only (a row
+    of logits per frame) and fails on rectangles.
+    """
+    return config.attention_type in ("divided_space_time", "joint_space_time") and isinstance(config.image_size, int)
+
+
 @dataclass
 class TimesformerModelOutput(BaseModelOutput):
     """transformers' output and `step_attentions`: of each layer, the maps of all attention steps by parameter name.

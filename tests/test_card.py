@@ -17,7 +17,7 @@ FACTS = CardFacts(
     notes=["folder 'empty' holds no videos: it is not a class"], split="test",
     metrics={"test_top1": 0.75, "test_top5": 1.0, "test_macro_f1": 0.7412, "test_loss": 0.5},
     per_class={"precision": [0.7, 0.8], "recall": [0.9, 0.6], "f1": [0.7875, 0.6857], "support": [10, 9]},
-    protocol="one clip per video", num_frames=8, height=224, width=224, attention_type="divided_space_time",
+    protocol="one clip per video", num_frames=8, height=224, width=224, attention_type="divided_space_time", is_plain=True,
     num_parameters=121_400_000, augmentation="a random frame of each segment", recipe={"learning_rate": 5e-5, "seed": 0},
     num_processes=1, seconds=90.0, examples=False, chosen_on_validation=True, architecture=None, versions={"torch": "2.14.1"},
 )  # fmt: skip
@@ -76,6 +76,14 @@ def test_hostile_texts_break_nothing() -> None:
 def test_frames_of_videos_are_shown_only_when_that_was_asked() -> None:
     assert "predictions.png" not in render_card(FACTS)
     assert "](predictions.png)" in render_card(replace(FACTS, examples=True))
+
+
+def test_a_model_that_transformers_alone_gets_wrong_says_so_and_how_it_works() -> None:
+    assert "pipeline" in render_card(FACTS) and "load_checkpoint" not in render_card(FACTS)
+    text = render_card(replace(FACTS, is_plain=False, attention_type="axial"))
+    assert 'model, processor = load_checkpoint("me/skate")' in text
+    assert "its TimeSformer does not compute axial attention" in text
+    assert 'pipeline("video-classification", model="me/skate")' not in text
 
 
 def test_without_an_evaluation_the_card_says_so() -> None:

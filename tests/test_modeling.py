@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForVideoClassification, TimesformerConfig
+from transformers import AutoModelForVideoClassification, TimesformerConfig, Trainer, TrainingArguments
 from transformers import TimesformerForVideoClassification as PlainTimesformer
 
-from finetune.modeling import ATTENTION_TYPES, TimesformerForVideoClassification
+from finetune.modeling import ATTENTION_TYPES, TimesformerForVideoClassification, is_plain
 
 Token = tuple[int, int, int] | None  # (row, column, frame), or the class token
 PATCH, FRAMES = 4, 3
@@ -234,6 +234,30 @@ def test_what_plain_transformers_does_not_have_it_refuses_to_build(tmp_path: Pat
         TimesformerForVideoClassification(small_config("nonsense"))
 
 
+@pytest.mark.parametrize(
+    ("attention_type", "image_size"),
+    [
+        ("divided_space_time", 16),
+        ("joint_space_time", 16),
+        ("space_only", 16),
+        ("axial", 16),
+        ("divided_space_time", [16, 24]),
+    ],
+)
+def test_where_transformers_alone_is_said_to_be_enough_it_is_and_elsewhere_it_is_not(
+    attention_type: str, image_size: int | list[int], tmp_path: Path
+) -> None:
+    model = small_model(attention_type, image_size=image_size)
+    model.save_pretrained(tmp_path)
+    pixels = clip(width=image_size[1]) if isinstance(image_size, list) else clip()
+    try:
+        logits = AutoModelForVideoClassification.from_pretrained(tmp_path).eval()(pixels).logits
+        same = logits.shape == (2, 5) and torch.allclose(logits, model(pixels).logits, atol=1e-5)
+    except (ValueError, TypeError, RuntimeError):
+        same = False
+    assert same == is_plain(model.config)
+
+
 @pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
 def test_a_rectangular_model_survives_saving(attention_type: str, tmp_path: Path) -> None:
     model = small_model(attention_type, image_size=[8, 24], num_frames=5)
@@ -278,6 +302,22 @@ def test_gradients_equal_those_of_transformers(attention_type: str) -> None:
     theirs = dict(plain.named_parameters())
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.grad, theirs[name].grad, rtol=1e-4, atol=1e-5)
+
+
+def test_two_accumulated_batches_are_one_of_twice_the_size(tmp_path: Path) -> None:
+    """Trainer divides their losses: transformers' class promises to do it, and does not."""
+    rows = [{"pixel_values": one, "labels": i % 5} for i, one in enumerate(clip(batch=4))]
+    updates = []
+    for accumulated in (1, 2):
+        model = small_model("divided_space_time")
+        arguments = TrainingArguments(
+            str(tmp_path), per_device_train_batch_size=4 // accumulated, gradient_accumulation_steps=accumulated, use_cpu=True,
+            max_steps=1, optim="sgd", learning_rate=0.1, max_grad_norm=0, report_to="none", remove_unused_columns=False,
+            dataloader_pin_memory=False, disable_tqdm=True, lr_scheduler_type="constant", save_strategy="no",
+        )  # fmt: skip
+        Trainer(model, arguments, train_dataset=rows).train()
+        updates.append(model.classifier.weight.detach().clone())
+    torch.testing.assert_close(updates[1], updates[0])
 
 
 def test_a_new_model_starts_as_the_authors_do() -> None:

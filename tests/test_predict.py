@@ -13,16 +13,18 @@ import torch
 from conftest import gray_ramp
 
 from data_prep.errors import UserError, exit_cleanly
+from finetune.arguments import ModelArguments
 from finetune.predict import main
-from finetune.weights import build_model
+from finetune.weights import load_start
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model")
-    for part in build_model("timesformer-tiny", [f"class {i}" for i in range(7)]):
-        part.save_pretrained(path)
+    start = load_start(ModelArguments(model_name_or_path="timesformer-tiny"), [f"class {i}" for i in range(7)])
+    start.model.save_pretrained(path)
+    start.processor.save_pretrained(path)
     return str(path)
 
 

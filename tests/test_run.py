@@ -13,10 +13,16 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForVideoClassification, TimesformerForVideoClassification, pipeline
+from transformers import (
+    AutoModelForVideoClassification,
+    TimesformerForVideoClassification,
+    TrainingArguments,
+    pipeline,
+)
 
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.video import probe, read_frames
@@ -143,7 +149,7 @@ def test_fine_tuning_a_checkpoint_again_replaces_its_head(
     finished: tuple[Path, dict[str, float]], bars_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = train(bars_dataset, tmp_path / "kept", "--max_steps", "1", "--learning_rate", "0", "--model_name_or_path", str(finished[0]))  # fmt: skip
-    assert "head kept, its 2 labels are the dataset's" in capsys.readouterr().out
+    assert "kept: its 2 labels are the dataset's" in capsys.readouterr().out
     assert metrics["test_top1"] == 1.0
 
 
@@ -196,6 +202,31 @@ def test_the_errors_a_newcomer_makes(
     assert (tmp_path / "taken" / "thesis.txt").read_text() == "precious"
 
 
+def test_other_schemes_and_clips_go_the_whole_way(
+    bars_dataset: Path, bars: Path, finished: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    """From a trained checkpoint to one of another scheme, more frames and a rectangle, and what predicts with it."""
+    # Named so from transformers 5.18 on.
+    is_new = hasattr(TrainingArguments, "activation_checkpointing")
+    checkpointing = "--activation_checkpointing" if is_new else "--gradient_checkpointing"
+    options = (
+        "--model_name_or_path", str(finished[0]), "--attention_type", "axial", "--num_frames", "9", "--image_size", "48", "36",
+        "--drop_path_rate", "0.1", "--head_dropout", "0.1", checkpointing, "true", "--max_steps", "2",
+    )  # fmt: skip
+    train(bars_dataset, tmp_path / "out", *options)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["attention_type"], config["num_frames"], config["image_size"]) == ("axial", 9, [48, 36])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "axial" in card and "load_checkpoint" in card
+    recipe = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
+    assert (recipe["attention_type"], recipe["image_size"], recipe["drop_path_rate"]) == ("axial", [48, 36], 0.1)
+    rows = predict([str(tmp_path / "out"), str(bars / "left" / "0.mp4"), "--format", "json"])
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        scores = {row["video_id"]: float(row["left"]) for row in csv.DictReader(file)}
+    if "left/0.mp4" in scores:
+        assert {p["label"]: p["score"] for p in rows[0]["predictions"]}["left"] == pytest.approx(scores["left/0.mp4"], abs=1e-3)  # fmt: skip
+
+
 def test_nothing_a_run_needs_or_does_not_own_is_deleted(bars_dataset: Path, tmp_path: Path) -> None:
     shutil.copytree(bars_dataset, tmp_path / "run" / "data")
     (tmp_path / "run" / "recipe.yaml").write_text("seed: 0")
@@ -227,7 +258,7 @@ def test_dropping_the_last_training_batch_drops_no_evaluated_video(bars_dataset:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
     cross_entropy = -np.mean([np.log(float(row[row["label"]])) for row in rows])
-    assert metrics["test_loss"] == pytest.approx(cross_entropy, abs=1e-4)
+    assert metrics["test_loss"] == pytest.approx(cross_entropy, rel=1e-3)
 
 
 def test_a_video_lost_during_training_is_named_from_a_worker_too(
