@@ -1,0 +1,46 @@
+"""A TimeSformer that starts from an image model, against that image model, on real weights and real pictures.
+
+python benchmarks/image_start.py MODEL VIDEO...      # MODEL: a ViT, DeiT or DINOv2 checkpoint, local or on the Hub
+
+For each scheme, over one still clip of each video's first frame: the largest difference between the two models' class
+tokens, beside the largest value in the image model's. Zero but for rounding is promised of divided_space_time and
+space_only.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from transformers import AutoModel
+
+from data_prep.video import read_frames
+from finetune.arguments import ModelArguments
+from finetune.modeling import ATTENTION_TYPES
+from finetune.weights import load_start
+
+
+def main(name: str, videos: list[str]) -> None:
+    image_model = AutoModel.from_pretrained(name, dtype=torch.float32).eval()
+    print("| scheme | largest difference | largest value |\n|---|---|---|")
+    for attention_type in ATTENTION_TYPES:
+        start = load_start(ModelArguments(model_name_or_path=name, attention_type=attention_type), ["a", "b"])
+        differences, values = [], []
+        for video in videos:
+            frame = torch.from_numpy(read_frames(video, [0]).copy()).permute(0, 3, 1, 2)
+            clip = start.processor(
+                frame, do_sample_frames=False, input_data_format="channels_first", return_tensors="pt"
+            )
+            pixels = clip["pixel_values"]
+            with torch.no_grad():
+                expected = image_model(pixels[:, 0]).last_hidden_state[:, 0]
+                still = pixels.expand(-1, start.model.config.num_frames, -1, -1, -1)
+                got = start.model.eval().timesformer(still).last_hidden_state[:, 0]
+            differences.append((got - expected).abs().max().item())
+            values.append(expected.abs().max().item())
+        print(f"| {attention_type} | {max(differences):.1e} | {max(values):.1f} |", flush=True)
+    print(start.message)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
