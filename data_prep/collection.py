@@ -59,7 +59,20 @@ def collect(found: Found, known: Sequence[Known]) -> Collection:
         raise UserError(f"none of the {len(known)} videos is usable; the last, {last_id}: {reason}.")
     if found.other_files:
         collection.notes.append(f"other files, not read: {found.other_files_by_count()}")
+    _note_flaws(collection)
     return collection
+
+
+def _note_flaws(collection: Collection) -> None:
+    """Names what is kept though it is not as it should be."""
+    damaged = [known.video.video_id for known in collection.videos if known.scanned.is_damaged]
+    hdr = [known.video.video_id for known in collection.videos if known.scanned.hdr]
+    for ids, words in (
+        (damaged, "videos have packets that do not decode, or lack their end: kept without them"),
+        (hdr, "videos are HDR (PQ or HLG), which is not tone-mapped: their frames look pale"),
+    ):
+        if ids:
+            collection.notes.append(f"{len(ids)} {words}; the first: {ids[0]}")
 
 
 def relate(

@@ -49,6 +49,7 @@ SCANNED_SCHEMA = pa.schema(
         ("digest", pa.string()),
         ("brightness", pa.float64()),
         ("decode_seconds", pa.float64()),
+        ("hdr", pa.bool_()),
     ]
 )
 _SHARD_SCHEMA = pa.schema(

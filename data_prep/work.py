@@ -24,7 +24,7 @@ from data_prep.workers import is_lost
 # What is known of a video by its key: facts, where its fingerprint lies, where its stored pictures lie.
 ByKey = dict[str, tuple[Scanned, Place | None, Place | None]]
 
-_VERSION = 2  # of what a scan yields
+_VERSION = 3  # of what a scan yields
 
 
 class Work:

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import av
 import datasets
 import numpy as np
 import pytest
@@ -116,3 +117,19 @@ def test_names_make_groups_only_where_nobody_said_better(films: Path) -> None:
 def test_the_summary_is_json_with_the_pairs(films: Path) -> None:
     run(films)
     assert json.loads((films.with_name("out") / "summary.json").read_text())["related"] == []
+
+
+def test_what_is_kept_with_flaws_is_told(films: Path) -> None:
+    with av.open(str(films / "run" / "bright.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 72, 96, "yuv420p10le"
+        stream.codec_context.color_trc = 16  # PQ
+        for frame in film(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p10le")))
+        container.mux(stream.encode())
+    cut = encode(films / "jump" / "cut.avi", film(21), codec="mjpeg", pix_fmt="yuvj420p")
+    cut.write_bytes(cut.read_bytes()[:-3000])
+    summary, rows, rejected = run(films)
+    assert summary["kept_though_damaged"] == ["jump/cut.avi"] and len(rows) == 12 and not rejected
+    assert [note for note in summary["notes"] if "jump/cut.avi" in note and "lack their end" in note]
+    assert [note for note in summary["notes"] if "run/bright.mkv" in note and "HDR" in note]

@@ -42,7 +42,6 @@ def summarize(collection: Collection, split_of: list[str], layout: str) -> dict[
             stored = known.scanned.stored
             seconds[split][label] += (stored.duration or 0.0) if stored else 0.0
     names = [split for split in SPLITS if split in totals] + sorted(set(totals).difference(SPLITS))
-    damaged = [k.video.video_id for k in collection.videos if k.scanned.stored and k.scanned.stored.num_bad_packets]
     return {
         "layout": layout,
         "splits": {split: totals[split] for split in names},
@@ -53,7 +52,7 @@ def summarize(collection: Collection, split_of: list[str], layout: str) -> dict[
         "groups": len({known.video.group for known in collection.videos if known.video.group is not None}),
         "accepted": len(collection.videos),
         "rejected": len(collection.rejected),
-        "kept_though_damaged": damaged,
+        "kept_though_damaged": [known.video.video_id for known in collection.videos if known.scanned.is_damaged],
         "related": [[one.first, one.second, one.kind, one.problem] for one in collection.related],
         "notes": collection.notes,
     }
@@ -176,10 +175,6 @@ def format_summary(summary: dict[str, Any], rejected: list[tuple[str, str]]) -> 
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines += [f"note: {printable(note)}" for note in summary["notes"]]
-    if summary["kept_though_damaged"]:
-        lines.append(
-            f"note: {len(summary['kept_though_damaged'])} videos have packets that do not decode; kept without them"
-        )
     lines.append(f"accepted {summary['accepted']} videos, rejected {summary['rejected']}")
     shown = 10
     lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in rejected[:shown]]
