@@ -125,7 +125,9 @@ def test_what_is_kept_with_flaws_is_told(films: Path) -> None:
         stream.height, stream.width, stream.pix_fmt = 72, 96, "yuv420p10le"
         stream.codec_context.color_trc = 16  # PQ
         for frame in film(20):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p10le")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p10le"))
+            )
         container.mux(stream.encode())
     cut = encode(films / "jump" / "cut.avi", film(21), codec="mjpeg", pix_fmt="yuvj420p")
     cut.write_bytes(cut.read_bytes()[:-3000])
