@@ -74,7 +74,7 @@ def test_broken_videos_are_rejected_with_a_reason_and_the_rest_goes_on(
     assert "not UTF-8" in rejected["run/\\udcff.mp4"]
     assert summary["rejected"] == 3 and summary["accepted"] == 6
     assert "other files, not read: 1 .txt" in summary["notes"]
-    assert "class 'gone' is gone: all its videos were rejected" in summary["notes"]
+    assert "gone, since all its videos were rejected: 1 class, 'gone'" in summary["notes"]
     assert datasets.load_from_disk(str(tmp_path / "out"))["train"].features["label"].names == ["jump", "run"]
     labels = datasets.load_from_disk(str(tmp_path / "out"))["train"]
     assert {(video_id.split("/")[0], label) for video_id, label in zip(labels["video_id"], labels["label"])} == {("jump", 0), ("run", 1)}  # fmt: skip

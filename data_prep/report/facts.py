@@ -118,7 +118,11 @@ def quoted(text: str) -> str:
 
 
 def kind_of_reason(reason: str) -> str:
-    """Numbers and paths left out: kind_of_reason("line 3: a/b.mp4 is no video") == "line N: FILE is no video" """
+    """Numbers, paths and what is quoted left out, so that reasons of one kind are equal.
+
+    kind_of_reason("line 3: a/b.mp4 is labelled 'x'") == "line N: FILE is labelled …"
+    """
+    reason = re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason)
     return re.sub(r"\d+(?:[.,]\d+)*", "N", re.sub(r"\S*/\S+", "FILE", reason))
 
 
