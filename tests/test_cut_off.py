@@ -85,17 +85,3 @@ def test_any_bytes_have_a_share(tmp_path: Path) -> None:
         for length in range(0, 60, 3):
             path.write_bytes(start + random.bytes(length))
             assert 0 <= missing_share(path) <= 1
-
-
-@pytest.mark.parametrize(("transfer", "hdr"), [(16, True), (18, True), (1, False)])
-def test_hdr_is_noticed(tmp_path: Path, transfer: int, hdr: bool) -> None:
-    path = tmp_path / "a.mkv"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
-        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p10le"
-        stream.codec_context.color_trc = transfer
-        for frame in blobs("hdr", 3, 32):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p10le")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    assert scan(path).hdr is hdr
