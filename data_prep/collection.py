@@ -12,9 +12,9 @@ from data_prep.errors import UserError
 from data_prep.labeled import Found, LabeledVideo
 from data_prep.layouts.source import shown
 from data_prep.name_groups import name_groups
+from data_prep.parquet import Place
 from data_prep.report.facts import Related, plural
 from data_prep.scan import Scanned
-from data_prep.shards import Place
 from data_prep.split import Member
 
 

@@ -17,12 +17,14 @@ from data_prep.labeled import Found
 from data_prep.layouts import find_videos
 from data_prep.layouts.source import shown
 from data_prep.options import parse_arguments, storing
+from data_prep.output import check_no_videos_inside, check_output, place_for, restore
+from data_prep.parquet import Place, Rows
 from data_prep.publish import publish
 from data_prep.report.facts import plural
 from data_prep.report.summary import format_summary, summarize, up_to_date, write_rejected, write_report
 from data_prep.scan import video_key
 from data_prep.schema import SPLITS, dataset_features
-from data_prep.shards import Job, Place, Rows, mapped_fingerprints, write_scanned
+from data_prep.shards import Job, mapped_fingerprints, write_scanned
 from data_prep.split import DEFAULT_SPLITS, fold_videos, given_splits, groups_across, small_classes, split_videos
 from data_prep.store import (
     DATA_PARTS,
@@ -31,13 +33,9 @@ from data_prep.store import (
     SCANNED,
     SUMMARY,
     Row,
-    check_no_videos_inside,
-    check_output,
     earlier_splits,
     is_url,
     make_row,
-    place_for,
-    restore,
     write_dataset,
     write_json,
     write_parquet,

@@ -20,10 +20,10 @@ from data_prep.collection import Collection, Known
 from data_prep.errors import printable
 from data_prep.images import decode_jpeg
 from data_prep.limits import VideoError
+from data_prep.parquet import Rows
 from data_prep.report.facts import PageFacts, VideoFact
 from data_prep.report.page import write_page
 from data_prep.schema import SPLITS, STORE_COLUMN
-from data_prep.shards import Rows
 from data_prep.store import SUMMARY, is_url, read_json
 from data_prep.video import read_frames
 
