@@ -17,6 +17,7 @@ import fsspec
 import pyarrow as pa
 from datasets import DatasetInfo, Features
 
+from data_prep.checksums import are_checksums
 from data_prep.errors import UserError
 from data_prep.parquet import Place, Rows, parquet_file
 from data_prep.scan import Scanned
@@ -177,6 +178,12 @@ def read_json(path: str) -> dict[str, Any]:
     except (OSError, ValueError, ImportError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def read_summary(dataset: str) -> dict[str, Any]:
+    """What a dataset's `summary.json` says; empty where there is none, or one of another form."""
+    summary = read_json(f"{dataset}/{SUMMARY}")
+    return summary if are_checksums(summary.get("checksums")) else {}
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from data_prep.output import beside
 from data_prep.parquet import Place
 from data_prep.scan import Scanned, Storing
 from data_prep.shards import finished, read_placed
-from data_prep.store import SCANNED, SUMMARY, is_url, read_json, write_json
+from data_prep.store import SCANNED, is_url, read_json, read_summary, write_json
 from data_prep.workers import is_lost
 
 # What is known of a video by its key: facts, where its fingerprint lies, where its stored pictures lie.
@@ -46,7 +46,7 @@ class Work:
 
     def _stored(self, dataset: str) -> Iterator[tuple[Scanned, Place, Place | None]]:
         """What the finished `dataset` holds, but for what lies in damaged files: that is scanned again."""
-        summary = read_json(f"{dataset}/{SUMMARY}")
+        summary = read_summary(dataset)
         if is_url(dataset) or summary.get("scan_settings") != _settings(self.storing):
             return
         broken = damaged(dataset, summary["checksums"], thorough=True)

@@ -283,6 +283,16 @@ def test_settings_of_another_form_in_a_work_folder_are_survived(two_classes: Pat
         assert run(two_classes, tmp_path / "out", "--overwrite", "--seed", number)["accepted"] == 6
 
 
+def test_a_summary_of_another_form_is_no_summary(two_classes: Path, tmp_path: Path) -> None:
+    run(two_classes, tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    for checksums in (None, {"train/data-00000.arrow": 3}, {"train/data-00000.arrow": ["3", 4]}):
+        (tmp_path / "out" / "summary.json").write_text(json.dumps(summary | {"checksums": checksums}))
+        with pytest.raises(UserError, match="pass --overwrite"):
+            run(two_classes, tmp_path / "out")
+    assert run(two_classes, tmp_path / "out", "--overwrite")["checksums"].keys() == summary["checksums"].keys()
+
+
 def test_rejected_csv_steers_no_spreadsheet_and_no_terminal(two_classes: Path, tmp_path: Path) -> None:
     names = ["=cmd.mp4", "-clip.mp4", "@sum.mp4", "+1.mp4", "\t=1.mp4", "\x1b[31mred.mp4"]
     table = tmp_path / "videos.csv"

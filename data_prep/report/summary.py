@@ -24,7 +24,7 @@ from data_prep.parquet import Rows
 from data_prep.report.facts import PageFacts, VideoFact
 from data_prep.report.page import write_page
 from data_prep.schema import SPLITS, STORE_COLUMN
-from data_prep.store import SUMMARY, is_url, read_json
+from data_prep.store import is_url, read_summary
 from data_prep.video import read_frames
 
 _LOOK_SECONDS = 60.0  # to read frames for the report, all in all
@@ -63,7 +63,7 @@ def up_to_date(dataset: str, inputs: str, thorough: bool) -> dict[str, Any] | No
 
     `thorough` reads all its bytes to see that they are the ones written.
     """
-    summary = read_json(f"{dataset}/{SUMMARY}")
+    summary = read_summary(dataset)
     if summary.get("inputs") != inputs:
         return None
     if broken := damaged(dataset, summary["checksums"], thorough):
