@@ -286,7 +286,7 @@ ADVICE = {
     ),
     "Same content under two labels: 1 pair": facts(related=[Related("a", "b", "copy", "conflict")]),
     "Same content in two of the given splits: 2 pairs": facts(related=[Related("a", "b", "copy", "leak")] * 2),
-    "No groups: every video was split on its own": facts([replace(found, group=None) for found in GOOD.videos]),
+    "No groups: every video stands on its own": facts([replace(found, group=None) for found in GOOD.videos]),
     "Groups in more than one split: 1": facts([replace(found, group="same") for found in GOOD.videos]),
 }
 

@@ -106,12 +106,12 @@ def visible(text: str, limit: int = 160) -> str:
     return "".join(kept) or "(empty)"
 
 
-def quoted(text: str) -> str:
+def quoted(text: str, limit: int = 60) -> str:
     """`visible` text in quotes for the middle of a sentence.
 
     Right-to-left names are isolated (U+2068 to U+2069), or they would pull the numbers beside them to their other side.
     """
-    name = visible(text, 60)
+    name = visible(text, limit)
     if any(unicodedata.bidirectional(char) in ("R", "AL", "AN") for char in name):
         name = f"\u2068{name}\u2069"
     return f"“{name}”"
