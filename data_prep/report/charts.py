@@ -122,7 +122,7 @@ def _frame_rates(facts: PageFacts, folder: Path) -> Chart | None:
         axes.bar(
             range(len(names)), [counts[name] for name in names], width=min(0.8, 0.16 * len(names)), color=_COLORS[0]
         )
-        axes.set_xticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), names, rotation=45 if len(names) > 7 else 0)
         axes.set_xlim(-0.7, len(names) - 0.3)
     else:
         _histogram(axes, rates, np.linspace(min(rates), max(rates), 41))
