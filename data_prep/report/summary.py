@@ -27,6 +27,7 @@ from data_prep.schema import SPLITS, STORE_COLUMN
 from data_prep.store import is_url, read_summary
 from data_prep.video import read_frames
 
+_MAX_CLASSES, _MAX_REJECTED = 50, 10  # printed; the report and rejected.csv have them all
 _LOOK_SECONDS = 60.0  # to read frames for the report, all in all
 _LONG_DECODE_SECONDS = 20.0  # a video that takes longer is not shown
 
@@ -176,14 +177,10 @@ def format_summary(summary: dict[str, Any], rejected: list[tuple[str, str]]) -> 
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines += [f"note: {printable(note)}" for note in summary["notes"]]
     lines.append(f"accepted {summary['accepted']} videos, rejected {summary['rejected']}")
-    shown = 10
-    lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in rejected[:shown]]
-    if len(rejected) > shown:
-        lines.append(f"  ... and {len(rejected) - shown} more, in rejected.csv")
+    lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in rejected[:_MAX_REJECTED]]
+    if len(rejected) > _MAX_REJECTED:
+        lines.append(f"  ... and {len(rejected) - _MAX_REJECTED} more, in rejected.csv")
     return "\n".join(lines)
-
-
-_MAX_CLASSES = 50  # of the printed table; the report has them all
 
 
 def _cell(summary: dict[str, Any], split: str, label: str) -> str:
