@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -19,6 +20,14 @@ def checksums(directory: str, parts: Collection[str]) -> Checksums:
         for name, num_bytes in _files(directory).items()
         if name.partition("/")[0] in parts
     }
+
+
+def are_checksums(value: Any) -> bool:
+    """Whether a value that came from a file has the form of `Checksums`."""
+    return isinstance(value, dict) and all(
+        isinstance(pair, list) and len(pair) == 2 and type(pair[0]) is int and isinstance(pair[1], str | None)
+        for pair in value.values()
+    )
 
 
 def damaged(directory: str, expected: Checksums, thorough: bool) -> list[str]:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from data_prep.duplicates import Duplicate, find_duplicates, join_groups
 from data_prep.errors import UserError
 from data_prep.labeled import Found, LabeledVideo
+from data_prep.layouts.source import shown
 from data_prep.name_groups import name_groups
-from data_prep.report.facts import Related
+from data_prep.parquet import Place
+from data_prep.report.facts import Related, plural
 from data_prep.scan import Scanned
-from data_prep.shards import Place
 from data_prep.split import Member
 
 
@@ -59,7 +60,20 @@ def collect(found: Found, known: Sequence[Known]) -> Collection:
         raise UserError(f"none of the {len(known)} videos is usable; the last, {last_id}: {reason}.")
     if found.other_files:
         collection.notes.append(f"other files, not read: {found.other_files_by_count()}")
+    _note_flaws(collection)
     return collection
+
+
+def _note_flaws(collection: Collection) -> None:
+    """Names what is kept though it is not as it should be."""
+    damaged = [known.video.video_id for known in collection.videos if known.scanned.is_damaged]
+    hdr = [known.video.video_id for known in collection.videos if known.scanned.hdr]
+    for ids, words in (
+        (damaged, "kept without what does not decode, or without its end"),
+        (hdr, "HDR (PQ or HLG), which is not tone-mapped, so that frames look pale"),
+    ):
+        if ids:
+            collection.notes.append(f"{words}: {plural(len(ids), 'video')}, the first {ids[0]}")
 
 
 def relate(
@@ -128,7 +142,7 @@ def _refuse(collection: Collection, conflicting: dict[int, tuple[str, int]]) -> 
         collection.rejected.append(
             (
                 videos[index].video.video_id,
-                f"is {what} as {other.video_id}, which is labelled {', '.join(other.labels)}: correct one label, "
+                f"is {what} as {other.video_id}, which is labelled {', '.join(map(repr, other.labels))}: correct one label, "
                 "or pass --keep_conflicts",
             )
         )
@@ -144,13 +158,15 @@ def _note_relations(collection: Collection) -> None:
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         collection.notes.append(f"pairs of videos that share content: {found}")
     for problem, words in (
-        ("conflict", "pairs of videos share content but not the label"),
-        ("leak", "pairs of videos share content across the given splits: the test will flatter the model"),
+        ("conflict", "the same content under two labels"),
+        ("leak", "the same content in two of the given splits, so that the test flatters the model"),
     ):
         pairs = [related for related in collection.related if related.problem == problem]
         if pairs:
             first = pairs[0]
-            collection.notes.append(f"{len(pairs)} {words}; the first: {first.first} and {first.second}")
+            collection.notes.append(
+                f"{words}: {plural(len(pairs), 'pair')}, the first {first.first} and {first.second}"
+            )
 
 
 def _join(collection: Collection, pairs: Sequence[Duplicate]) -> None:
@@ -177,5 +193,7 @@ def name_classes(collection: Collection, found: Found) -> None:
         )
     numbers = all(re.fullmatch(r"\d{1,18}", label) for label in labels)
     collection.labels = sorted(labels, key=lambda label: (int(label) if numbers else 0, label))
-    for label in sorted({label for video in found.videos for label in video.labels} - labels):
-        collection.notes.append(f"class {label!r} is gone: all its videos were rejected")
+    gone = sorted({label for video in found.videos for label in video.labels} - labels)
+    if gone:
+        names = shown(list(map(repr, gone)))
+        collection.notes.append(f"gone, since all its videos were rejected: {plural(len(gone), 'class')}, {names}")

@@ -48,7 +48,7 @@ def find_duplicates(digests: Sequence[str], fingerprints: Callable[[int], bytes]
     def samples(index: int) -> Samples | None:
         return decode(fetch(index))
 
-    for first, second in _candidates(distinct, samples):
+    for first, second in map(np.ndarray.tolist, _candidates(distinct, samples)):
         kind = _kind(samples(first), samples(second))
         if kind:
             found.append(Duplicate(first, second, kind))
@@ -79,11 +79,11 @@ _HALF = SIZE // 2
 _NEAR, _CHANGE_WEIGHT = 0.3, 0.5
 
 
-def _candidates(videos: list[int], samples: Callable[[int], Samples | None]) -> list[tuple[int, int]]:
-    """Pairs of `videos` to compare, each (smaller, larger), sorted."""
+def _candidates(videos: list[int], samples: Callable[[int], Samples | None]) -> np.ndarray:
+    """Pairs of `videos` to compare, `(n, 2)`, each (smaller, larger), sorted."""
     rows, vectors = _vectors(videos, samples, hop=1.0)
     if len(vectors) == 0:
-        return []
+        return np.zeros((0, 2), np.int32)
     random = np.random.default_rng(0)
     num_cells = max(1, len(vectors) // _VECTORS_PER_CELL)
     centers = vectors[np.sort(random.choice(len(vectors), num_cells, replace=False))].astype(np.float32)
@@ -91,15 +91,15 @@ def _candidates(videos: list[int], samples: Callable[[int], Samples | None]) -> 
     order = np.argsort(cell_of, kind="stable")
     starts = np.searchsorted(cell_of[order], np.arange(num_cells + 1))
     cells = [order[start : min(end, start + _CELL)] for start, end in zip(starts, starts[1:])]
-    pairs: set[tuple[int, int]] = set()
+    pairs = np.zeros((0, 2), np.int32)  # and not a set of tuples, which takes twenty times the memory
     for start in range(0, len(videos), _VIDEOS_AT_ONCE):
         asking, queries = _vectors(videos[start : start + _VIDEOS_AT_ONCE], samples, hop=0.5)
         if len(queries):
             found = _search(
                 queries.astype(np.float32), asking, _nearest(queries, centers, _PROBES), vectors, rows, cells
             )
-            pairs.update(_best_pairs(*found))
-    return sorted(pairs)
+            pairs = np.unique(np.concatenate([pairs, _best_pairs(*found)]), axis=0)
+    return pairs
 
 
 def _nearest(vectors: np.ndarray, centers: np.ndarray, count: int) -> np.ndarray:
@@ -153,14 +153,16 @@ def _neighbours(distance: np.ndarray, asking: np.ndarray, others: np.ndarray) ->
     return asking[query], others[member], distance[query, member]
 
 
-def _best_pairs(asking: np.ndarray, others: np.ndarray, distances: np.ndarray) -> Iterable[tuple[int, int]]:
+def _best_pairs(asking: np.ndarray, others: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Of each asking video its `_CANDIDATES` nearest others: pairs `(n, 2)`, each (smaller, larger)."""
     # Rounded, so that equally near ones come in the order of their index, and link to the same first ones.
     order = np.lexsort((others, np.round(distances, 3), asking))
     taken: dict[int, set[int]] = defaultdict(set)
     for ask, other in zip(asking[order].tolist(), others[order].tolist()):
         if len(taken[ask]) < _CANDIDATES:
             taken[ask].add(other)
-    return ((min(ask, other), max(ask, other)) for ask, some in taken.items() for other in some)
+    pairs = [(ask, other) for ask, some in taken.items() for other in some]
+    return np.sort(np.array(pairs, np.int32).reshape(-1, 2), axis=1)
 
 
 def _vectors(videos: list[int], samples: Callable[[int], Samples | None], hop: float) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ MAX_PIXELS = 8192 * 4352  # per frame; an 8K frame fits. A 200-byte GIF may clai
 MAX_FRAMES = 1_000_000  # 9 hours at 30 frames per second
 MAX_STORED_BYTES = 1 << 30  # of one video's pictures; an Arrow cell ends at 2 GiB
 MAX_BAD_PACKETS = 0.2  # share of the packets
+MAX_MISSING_BYTES = 0.2  # share of the bytes that a file lacks at its end
 MAX_WORKER_BYTES = 8 << 30  # address space of a process that decodes; an 8K film needs about 2 GB
 TIME_LIMIT_SECONDS = 600.0  # to scan one video
 

@@ -15,12 +15,16 @@ from data_prep.engine import scan_all, write_files
 from data_prep.errors import UserError
 from data_prep.labeled import Found
 from data_prep.layouts import find_videos
+from data_prep.layouts.source import shown
 from data_prep.options import parse_arguments, storing
+from data_prep.output import check_no_videos_inside, check_output, place_for, restore
+from data_prep.parquet import Place, Rows
 from data_prep.publish import publish
+from data_prep.report.facts import plural
 from data_prep.report.summary import format_summary, summarize, up_to_date, write_rejected, write_report
 from data_prep.scan import video_key
 from data_prep.schema import SPLITS, dataset_features
-from data_prep.shards import Job, Place, Rows, mapped_fingerprints, write_scanned
+from data_prep.shards import Job, mapped_fingerprints, write_scanned
 from data_prep.split import DEFAULT_SPLITS, fold_videos, given_splits, groups_across, small_classes, split_videos
 from data_prep.store import (
     DATA_PARTS,
@@ -29,13 +33,9 @@ from data_prep.store import (
     SCANNED,
     SUMMARY,
     Row,
-    check_no_videos_inside,
-    check_output,
     earlier_splits,
     is_url,
     make_row,
-    place_for,
-    restore,
     write_dataset,
     write_json,
     write_parquet,
@@ -146,7 +146,7 @@ def choose_splits(collection: Collection, options: argparse.Namespace) -> list[s
         if across:
             group, splits = next(iter(across.items()))
             collection.notes.append(
-                f"{len(across)} groups lie in several of the given splits, as {group!r} in {', '.join(splits)}: the test will flatter the model"
+                f"in several of the given splits, so that the test flatters the model: {plural(len(across), 'group')}, as {group!r} in {', '.join(splits)}"
             )
     elif options.validation_from_train is not None:
         raise UserError("--validation_from_train is for videos with given splits; these have none: use --splits.")
@@ -173,13 +173,16 @@ def split_notes(collection: Collection, split_of: list[str]) -> list[str]:
         small = small_classes(collection.members(), len(splits))
         if small:
             notes.append(
-                f"{len(small)} classes have fewer videos (or groups) than there are splits, and stay in train: {', '.join(map(repr, small[:10]))}"
+                "in train as a whole, with fewer videos (or groups) than there are splits: "
+                f"{plural(len(small), 'class')}, {shown(list(map(repr, small)))}"
             )
     for split in splits:
         present = {
             label for known, name in zip(collection.videos, split_of) if name == split for label in known.video.labels
         }
-        notes += [f"class {label!r} has no video in {split}" for label in collection.labels if label not in present]
+        absent = [repr(label) for label in collection.labels if label not in present]
+        if absent:
+            notes.append(f"without a video in {split}: {plural(len(absent), 'class')}, {shown(absent)}")
     return notes
 
 

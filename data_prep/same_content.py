@@ -32,6 +32,7 @@ _ENCODING_NOISE = 0.5  # squared grey levels of a thumbnail's pixel
 _MAX_UNLIKE = 0.45  # of the energy of both motions; true copies reached 0.43 (3 samples), independent motions are at 1
 _ALIKE = 0.4  # squared distance of pictures of unit contrast; true copies reached 0.24
 _HOPELESS = 0.7  # of `_Fit.unlike` at the offsets tried first
+_FLAT = 4.0  # grey levels
 _STILL = 1.0  # squared grey levels; the calmest of 312 real clips had 3.6
 
 
@@ -70,7 +71,10 @@ def _highest_misfit(a: Samples, b: Samples, overlap: float) -> float:
 def _same_picture(a: Samples, b: Samples) -> float | None:
     mean_a, mean_b = a.pixels.mean(axis=0), b.pixels.mean(axis=0)
     apart = float((mean_a - mean_b).std())
-    if apart > 1.5 + 0.02 * float(mean_a.std()) or abs(float(mean_a.mean() - mean_b.mean())) > 8:
+    contrast = float(mean_a.std())
+    # Of a picture without contrast the brightness is all that there is to compare.
+    brighter = 8 if contrast > _FLAT else 1
+    if apart > 1.5 + 0.02 * contrast or abs(float(mean_a.mean() - mean_b.mean())) > brighter:
         return None
     return apart**2
 

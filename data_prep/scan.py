@@ -6,21 +6,23 @@ import hashlib
 import os
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.checksums import digest_of
+from data_prep.cut_off import missing_share
 from data_prep.encode import ClipWriter, even
 from data_prep.fingerprint import SIZE, Fingerprint
 from data_prep.frame import Frame
-from data_prep.images import Picture, encode_jpeg, frame_paths
+from data_prep.images import FrameFolder, Picture, encode_jpeg, frame_paths
 from data_prep.labeled import LabeledVideo
-from data_prep.limits import MAX_STORED_BYTES, MAX_WORKER_BYTES, VideoError
-from data_prep.video import Measure, VideoInfo, frames_of_span, open_video, shrunk
+from data_prep.limits import MAX_MISSING_BYTES, MAX_STORED_BYTES, MAX_WORKER_BYTES, VideoError
+from data_prep.video import Measure, VideoFile, VideoInfo, frames_of_span, open_video, shrunk
 
 _UNKNOWN_FRAME_RATE = 25.0  # 1/s, of pictures whose times nobody knows
+_HDR_TRANSFERS = (16, 18)  # PQ and HLG, in the numbers of ITU-T H.273, table 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,12 @@ class Scanned:
     digest: str = ""  # of the source's bytes
     brightness: float | None = None  # mean luma, 0 to 255
     decode_seconds: float = 0.0  # CPU time to decode the source once
+    hdr: bool = False  # for bright screens: shown as it is, it looks pale
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it is kept without a part of it."""
+        return self.source is not None and self.source.num_bad_packets > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +118,8 @@ def _scan(video: LabeledVideo, key: str, storing: Storing) -> tuple[Scanned, Pic
                 fingerprint.add(gray, seconds)
                 brightness.append(float(gray.mean()))
             pictures.add(frame, seconds)
-        source = measure.info()
+        source = _without_its_end(measure.info(), opened, video)
+        hdr = isinstance(opened, VideoFile) and opened.stream.codec_context.color_trc in _HDR_TRANSFERS
     digest, num_bytes = _digest(video.path)
     stored = pictures.info(source)
     kept = pictures.close(fingerprint.to_bytes(), video.path)
@@ -124,8 +133,23 @@ def _scan(video: LabeledVideo, key: str, storing: Storing) -> tuple[Scanned, Pic
         digest=digest if video.span is None else f"{digest} {video.span}",
         brightness=float(np.mean(brightness)) if brightness else None,
         decode_seconds=decode_seconds,
+        hdr=hdr,
     )
     return scanned, kept
+
+
+def _without_its_end(source: VideoInfo, opened: VideoFile | FrameFolder, video: LabeledVideo) -> VideoInfo:
+    """What a file that lacks its end is: `VideoError`, or with one bad packet at least, where little is missing.
+
+    A file that gives all the frames it claims lacks something else. Claims tell nothing where no byte is missing: a
+    phone's edit list leaves frames out on purpose. A part of a file has its own end.
+    """
+    if isinstance(opened, FrameFolder) or video.span is not None or 0 < opened.stream.frames <= source.num_frames:
+        return source
+    missing = missing_share(video.path)
+    if missing > MAX_MISSING_BYTES:
+        raise VideoError(f"is cut off: {missing:.0%} of its bytes are missing at the end")
+    return replace(source, num_bad_packets=max(1, source.num_bad_packets)) if missing else source
 
 
 def _seconds(frame: Frame | Picture, fps: float | None) -> float:

@@ -10,19 +10,18 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_prep.labeled import LabeledVideo
+from data_prep.parquet import Place, Rows, open_parquet, parquet_file
 from data_prep.scan import Pictures, Scanned, Storing, scan_video
 from data_prep.video import VideoInfo
 
-_GROUP_BYTES = 64 << 20
 CHUNK_SIZE = 16  # videos; what a killed run does again, at most, for each process
 
 _INFO = pa.struct(
@@ -49,6 +48,7 @@ SCANNED_SCHEMA = pa.schema(
         ("digest", pa.string()),
         ("brightness", pa.float64()),
         ("decode_seconds", pa.float64()),
+        ("hdr", pa.bool_()),
     ]
 )
 _SHARD_SCHEMA = pa.schema(
@@ -59,14 +59,6 @@ _SHARD_SCHEMA = pa.schema(
         ("video", pa.large_binary()),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a scanned video's row lies: file and row number."""
-
-    path: str
-    row: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,53 +109,6 @@ def _row(scanned: Scanned, pictures: Pictures) -> dict[str, Any]:
     return row | {"fingerprint": pictures.fingerprint, "frames": pictures.frames, "video": pictures.video}
 
 
-@contextmanager
-def parquet_file(path: str, schema: pa.Schema) -> Iterator[Callable[[dict[str, Any], int], None]]:
-    """A function that takes rows (and their size in bytes) for a Parquet file at a path or fsspec URL.
-
-    The file appears when the block ends well. Rows wait in memory until they are `_GROUP_BYTES`.
-    """
-    files, path = fsspec.url_to_fs(path)
-    # An object store shows a file when it is closed; a disk would show it half-written.
-    local = "file" in files.protocol
-    part = f"{path}.part" if local else path
-    files.makedirs(path.rpartition("/")[0], exist_ok=True)
-    file = files.open(part, "wb")
-    # Pictures are compressed already.
-    writer = pq.ParquetWriter(file, schema, compression="none", use_dictionary=False, write_page_checksum=True)
-    rows: list[dict[str, Any]] = []
-    size = 0
-
-    def flush() -> None:
-        if rows:
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-            rows.clear()
-
-    def write(row: dict[str, Any], num_bytes: int) -> None:
-        nonlocal size
-        rows.append(row)
-        size += num_bytes
-        if size > _GROUP_BYTES:
-            flush()
-            size = 0
-
-    try:
-        yield write
-        flush()
-        writer.close()
-    except BaseException as error:
-        with suppress(OSError):  # of the same full disk
-            file.close() if local else file.discard()
-        if local:
-            files.rm(part)
-        if isinstance(error, OSError):
-            error.filename = error.filename or path  # Arrow does not say where the disk is full
-        raise
-    file.close()
-    if local:
-        files.mv(part, path)
-
-
 def finished(folder: str) -> Iterator[tuple[Scanned, Place]]:
     """What an earlier run scanned into `folder`. A damaged shard is thrown away: its videos are scanned again."""
     files, root = fsspec.url_to_fs(folder)
@@ -182,14 +127,14 @@ def finished(folder: str) -> Iterator[tuple[Scanned, Place]]:
 
 def _read_through(path: str) -> None:
     """Raises where a page is damaged, also one of pictures, which are needed much later."""
-    with _parquet(path) as parquet:
+    with open_parquet(path) as parquet:
         for group in range(parquet.num_row_groups):
             parquet.read_row_group(group)
 
 
 def read_scanned(path: str) -> Iterator[Scanned]:
     """The facts of a Parquet file that holds the columns of `SCANNED_SCHEMA` among others."""
-    with _parquet(path) as parquet:
+    with open_parquet(path) as parquet:
         for batch in parquet.iter_batches(1024, columns=SCANNED_SCHEMA.names):
             for row in batch.to_pylist():
                 yield Scanned(
@@ -213,50 +158,10 @@ def read_placed(path: str, dataset: str) -> Iterator[tuple[Scanned, Place, Place
     files, inner = fsspec.url_to_fs(path)
     if not files.exists(inner):
         return
-    with _parquet(path) as parquet:
+    with open_parquet(path) as parquet:
         places = parquet.read(columns=["file", "row"]).to_pylist()
     for row, (one, place) in enumerate(zip(read_scanned(path), places)):
         yield one, Place(path, row), Place(f"{dataset}/{place['file']}", place["row"]) if place["file"] else None
-
-
-class Rows:
-    """Reads single columns of rows at their places. Keeps the last group of rows: neighbours lie in one group."""
-
-    def __init__(self, columns: list[str]):
-        self.columns = columns
-        self._path = ""
-        self._parquet: Any = None
-        self._first = 0
-        self._table: pa.Table | None = None
-
-    def read(self, place: Place) -> dict[str, Any]:
-        """The row's columns as Python values."""
-        if place.path != self._path:
-            self.close()
-            self._path = place.path
-            self._parquet = _opened(place.path) if place.path.endswith(".parquet") else _split_of(place.path)
-        if not isinstance(self._parquet, pq.ParquetFile):
-            return {name: self._parquet[place.row][name] for name in self.columns}
-        if self._table is None or not 0 <= place.row - self._first < len(self._table):
-            self._load_group(place.row)
-        table: pa.Table = self._table
-        row: dict[str, Any] = table.slice(place.row - self._first, 1).to_pylist()[0]
-        return row
-
-    def _load_group(self, row: int) -> None:
-        self._first = 0
-        parquet = self._parquet
-        for group in range(parquet.num_row_groups):
-            num_rows = parquet.metadata.row_group(group).num_rows
-            if row < self._first + num_rows:
-                self._table = parquet.read_row_group(group, columns=self.columns)
-                return
-            self._first += num_rows
-
-    def close(self) -> None:
-        if isinstance(self._parquet, pq.ParquetFile):
-            self._parquet.close(force=True)
-        self._path, self._parquet, self._table = "", None, None
 
 
 @contextmanager
@@ -274,24 +179,3 @@ def mapped_fingerprints(places: Sequence[Place | None], folder: str) -> Iterator
         reader = pa.ipc.open_file(source)
         columns = [reader.get_batch(number).column(0) for number in range(reader.num_record_batches)]
         yield lambda index: columns[index // size][index % size].as_py()
-
-
-@contextmanager
-def _parquet(path: str) -> Iterator[pq.ParquetFile]:
-    parquet = _opened(path)
-    try:
-        yield parquet
-    finally:
-        parquet.close(force=True)
-
-
-def _split_of(path: str) -> Any:
-    import datasets  # not at the top: processes that decode do without it
-
-    return datasets.load_from_disk(path)
-
-
-def _opened(path: str) -> pq.ParquetFile:
-    files, inner = fsspec.url_to_fs(path)
-    files.invalidate_cache()  # of listings: other processes and machines have written since
-    return pq.ParquetFile(files.open(inner, "rb"), page_checksum_verification=True)

@@ -16,15 +16,17 @@ from filelock import FileLock, Timeout
 
 from data_prep.checksums import damaged
 from data_prep.errors import UserError
+from data_prep.output import beside
+from data_prep.parquet import Place
 from data_prep.scan import Scanned, Storing
-from data_prep.shards import Place, finished, read_placed
-from data_prep.store import SCANNED, SUMMARY, beside, is_url, read_json, write_json
+from data_prep.shards import finished, read_placed
+from data_prep.store import SCANNED, is_url, read_json, read_summary, write_json
 from data_prep.workers import is_lost
 
 # What is known of a video by its key: facts, where its fingerprint lies, where its stored pictures lie.
 ByKey = dict[str, tuple[Scanned, Place | None, Place | None]]
 
-_VERSION = 2  # of what a scan yields
+_VERSION = 3  # of what a scan yields
 
 
 class Work:
@@ -44,7 +46,7 @@ class Work:
 
     def _stored(self, dataset: str) -> Iterator[tuple[Scanned, Place, Place | None]]:
         """What the finished `dataset` holds, but for what lies in damaged files: that is scanned again."""
-        summary = read_json(f"{dataset}/{SUMMARY}")
+        summary = read_summary(dataset)
         if is_url(dataset) or summary.get("scan_settings") != _settings(self.storing):
             return
         broken = damaged(dataset, summary["checksums"], thorough=True)
@@ -93,7 +95,9 @@ def work_folder(folder: str, storing: Storing) -> Iterator[Work]:
         try:
             _begin(work)
             yield work
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError):
+                error.filename = error.filename or folder  # where the disk is full
             if any(Path(work.shards).glob("*.parquet")):
                 print(f"what was scanned is kept in {folder}: the same command goes on from there", file=sys.stderr)
             else:

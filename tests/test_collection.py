@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import av
 import datasets
 import numpy as np
 import pytest
@@ -69,9 +70,9 @@ def test_the_same_content_under_two_labels_is_refused_unless_told_otherwise(film
     encode(films / "jump" / "wrong.mp4", film(0), codec="mpeg4")
     summary, _, rejected = run(films)
     assert set(rejected) == {"run/film_0x.mp4", "jump/wrong.mp4"}
-    assert "is the same content as run/film_0x.mp4, which is labelled run" in rejected["jump/wrong.mp4"]
+    assert "is the same content as run/film_0x.mp4, which is labelled 'run'" in rejected["jump/wrong.mp4"]
     assert summary["related"] == [["jump/wrong.mp4", "run/film_0x.mp4", "copy", "conflict"]]
-    assert any("share content but not the label" in note for note in summary["notes"])
+    assert any("the same content under two labels" in note for note in summary["notes"])
     assert len(run(films, "--keep_conflicts")[1]) == 11
     with pytest.raises(UserError, match="every video is there under another label too"):
         for index in range(10):
@@ -99,7 +100,7 @@ def test_copies_across_given_splits_are_leaks_and_the_splits_stay(films: Path) -
     copy.write_bytes((given / "test" / "run" / "film_0x.mp4").read_bytes())
     summary, rows, _ = run(given)
     assert summary["related"] == [["test/run/film_0x.mp4", "train/run/copy.mp4", "identical", "leak"]]
-    assert any("across the given splits" in note for note in summary["notes"])
+    assert any("two of the given splits" in note for note in summary["notes"])
     assert {row["video_id"].split("/")[0] == row["split"] for row in rows} == {True}
 
 
@@ -116,3 +117,21 @@ def test_names_make_groups_only_where_nobody_said_better(films: Path) -> None:
 def test_the_summary_is_json_with_the_pairs(films: Path) -> None:
     run(films)
     assert json.loads((films.with_name("out") / "summary.json").read_text())["related"] == []
+
+
+def test_what_is_kept_with_flaws_is_told(films: Path) -> None:
+    with av.open(str(films / "run" / "bright.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 72, 96, "yuv420p10le"
+        stream.codec_context.color_trc = 16  # PQ
+        for frame in film(20):
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p10le"))
+            )
+        container.mux(stream.encode())
+    cut = encode(films / "jump" / "cut.avi", film(21), codec="mjpeg", pix_fmt="yuvj420p")
+    cut.write_bytes(cut.read_bytes()[:-3000])
+    summary, rows, rejected = run(films)
+    assert summary["kept_though_damaged"] == ["jump/cut.avi"] and len(rows) == 12 and not rejected
+    assert [note for note in summary["notes"] if "jump/cut.avi" in note and "without its end" in note]
+    assert [note for note in summary["notes"] if "run/bright.mkv" in note and "HDR" in note]

@@ -109,6 +109,7 @@ def test_a_symmetrical_scene_is_a_copy(tmp_path: Path) -> None:
 def test_still_pictures(tmp_path: Path) -> None:
     picture, other, rows = scene(7, 1)[:1], scene(8, 1)[:1], np.full((1, HEIGHT, WIDTH, 3), 16, np.uint8)
     stills = [(frames.repeat(count, axis=0), {}) for frames in (picture, other, rows) for count in (30, 50)]
+    stills.append((np.full((30, HEIGHT, WIDTH, 3), 22, np.uint8), {}))  # as empty as `rows`, and brighter
     assert compare(tmp_path, *stills) == [(0, 1, "copy"), (2, 3, "copy"), (4, 5, "copy")]
 
 

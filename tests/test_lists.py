@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -288,3 +289,18 @@ def test_a_list_of_something_else_leaves_the_videos_to_their_names(tmp_path: Pat
     (tmp_path / "numbers.txt").write_text("0 12 33\n1 10 20\n")
     found = find_videos(tmp_path)
     assert found.layout == "flat_names" and counts(found) == {"run": 1, "jump": 1}
+
+
+def test_a_list_that_is_no_file_is_none(tmp_path: Path) -> None:
+    """A pipe would block and a device never end; also where a list brings its partners, or a vocabulary, with it."""
+    touch(tmp_path, "run/0.mp4", "run/1.mp4", "jump/0.mp4", "jump/1.mp4", "extra/trainlist01.txt")
+    for name in ("list.csv", "metadata.csv", "labels.json", "classInd.txt", "Diving48_vocab.json", "testlist02.txt"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "trainlist02.txt").symlink_to("/dev/zero")
+    (tmp_path / "split.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "extra" / "trainlist01.txt").write_text("run/0.mp4\nrun/1.mp4\njump/0.mp4\n")
+    os.mkfifo(tmp_path / "extra" / "testlist01.txt")
+    assert counts(find_videos(tmp_path, layout="class_folders")) == {"jump": 2, "run": 2}
+    assert len(find_videos(tmp_path).videos) == 3, "those of the one list that is a file"
+    with pytest.raises(UserError, match="testlist02.txt is a file"):
+        find_videos(tmp_path / "testlist02.txt")

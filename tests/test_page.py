@@ -14,6 +14,7 @@ from PIL import Image
 from data_prep.report import page
 from data_prep.report.facts import kind_of_reason, plural, quoted, show_bytes, show_seconds, visible
 from data_prep.report.page import PageFacts, Related, VideoFact, advice, write_page
+from data_prep.report.pairs import of_many_groups
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -285,7 +286,7 @@ ADVICE = {
     ),
     "Same content under two labels: 1 pair": facts(related=[Related("a", "b", "copy", "conflict")]),
     "Same content in two of the given splits: 2 pairs": facts(related=[Related("a", "b", "copy", "leak")] * 2),
-    "No groups: every video was split on its own": facts([replace(found, group=None) for found in GOOD.videos]),
+    "No groups: every video stands on its own": facts([replace(found, group=None) for found in GOOD.videos]),
     "Groups in more than one split: 1": facts([replace(found, group="same") for found in GOOD.videos]),
 }
 
@@ -332,8 +333,16 @@ def test_words_and_numbers() -> None:
     assert len(visible("é" * 5000)) <= 162
     assert quoted("abc") == "“abc”" and quoted("שלום") == "“\u2068שלום\u2069”"
     assert kind_of_reason("line 3: a/b.mp4 is no video") == "line N: FILE is no video"
+    assert kind_of_reason("labelled 'a', not \"it's\", in line 3") == "labelled …, not …, in line N"
     assert [plural(1, "class"), plural(1200, "class"), plural(2, "video")] == ["1 class", "1,200 classes", "2 videos"]
     assert [show_seconds(0.5), show_seconds(4.25), show_seconds(200), show_seconds(9000)] == [
         "0.50 s", "4.2 s", "3.3 min", "2.5 h",
     ]  # fmt: skip
     assert [show_bytes(12), show_bytes(1_500_000), show_bytes(2e15)] == ["12 bytes", "1.5 MB", "2,000.0 TB"]
+
+
+def test_pairs_of_many_groups_are_shown_before_more_of_one() -> None:
+    related = [Related("a", f"a{i}", "copy", "") for i in range(3)] + [Related("b", "b0", "mirrored", "")]
+    related += [Related("c", "c0", "copy", "leak"), Related("d", "d0", "copy", "conflict")]
+    shown = [pair.second for pair in of_many_groups(related, {"a": "a", "b": "b"})]
+    assert shown == ["d0", "c0", "a0", "b0", "a1", "a2"]

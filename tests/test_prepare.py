@@ -74,7 +74,7 @@ def test_broken_videos_are_rejected_with_a_reason_and_the_rest_goes_on(
     assert "not UTF-8" in rejected["run/\\udcff.mp4"]
     assert summary["rejected"] == 3 and summary["accepted"] == 6
     assert "other files, not read: 1 .txt" in summary["notes"]
-    assert "class 'gone' is gone: all its videos were rejected" in summary["notes"]
+    assert "gone, since all its videos were rejected: 1 class, 'gone'" in summary["notes"]
     assert datasets.load_from_disk(str(tmp_path / "out"))["train"].features["label"].names == ["jump", "run"]
     labels = datasets.load_from_disk(str(tmp_path / "out"))["train"]
     assert {(video_id.split("/")[0], label) for video_id, label in zip(labels["video_id"], labels["label"])} == {("jump", 0), ("run", 1)}  # fmt: skip
@@ -281,6 +281,16 @@ def test_settings_of_another_form_in_a_work_folder_are_survived(two_classes: Pat
         (tmp_path / ".out.work").mkdir()
         (tmp_path / ".out.work" / "settings.json").write_text(settings)
         assert run(two_classes, tmp_path / "out", "--overwrite", "--seed", number)["accepted"] == 6
+
+
+def test_a_summary_of_another_form_is_no_summary(two_classes: Path, tmp_path: Path) -> None:
+    run(two_classes, tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    for checksums in (None, {"train/data-00000.arrow": 3}, {"train/data-00000.arrow": ["3", 4]}):
+        (tmp_path / "out" / "summary.json").write_text(json.dumps(summary | {"checksums": checksums}))
+        with pytest.raises(UserError, match="pass --overwrite"):
+            run(two_classes, tmp_path / "out")
+    assert run(two_classes, tmp_path / "out", "--overwrite")["checksums"].keys() == summary["checksums"].keys()
 
 
 def test_rejected_csv_steers_no_spreadsheet_and_no_terminal(two_classes: Path, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from conftest import blobs
 
 from data_prep.labeled import LabeledVideo
+from data_prep.parquet import Rows
 from data_prep.scan import Storing, video_key
-from data_prep.shards import Job, Rows, finished, scan_chunk
+from data_prep.shards import Job, finished, scan_chunk
 
 
 def test_a_shard_that_is_damaged_anywhere_is_thrown_away(tmp_path: Path, write_video: Callable[..., Path]) -> None:

@@ -241,7 +241,11 @@ def _note_unlisted(source: Source, paths: list[Path], found: Found) -> None:
 
 
 def _nothing_found(source: Source, found: Found) -> str:
-    refused = f" {len(found.rejected)} refused, the first: {': '.join(found.rejected[0])}." if found.rejected else ""
+    refused = (
+        f" {len(found.rejected)} refused, the first: {': '.join(found.rejected[0]).rstrip('.')}."
+        if found.rejected
+        else ""
+    )
     if not source.is_folder:
         return f"no usable videos in {source.path}.{refused or ' It has no rows.'}"
     return (

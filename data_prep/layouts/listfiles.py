@@ -41,6 +41,8 @@ _RAWFRAMES = re.compile(r"\S*[A-Za-z/_].* \d+ \d+$")
 
 def read_text(path: Path) -> str:
     """The whole file, its ends of line as newlines. Raises `UserError` for what is no UTF-8 text."""
+    if not path.is_file():
+        raise UserError(f"{path} is not a regular file, which a list must be.")
     if path.stat().st_size > _MAX_BYTES:
         raise UserError(f"{path} has more than {_MAX_BYTES >> 20} MB: a list has one line per video. Is it a list?")
     try:

@@ -105,7 +105,8 @@ def _sort_files(tree: Tree, folder: str, names: list[str]) -> None:
         images = []
     for name in sorted({*names} - {*videos} - {*images}):
         tree.other_files[extension(name)] += 1
-        if extension(name) in LIST_EXTENSIONS:
+        # A pipe would block whoever reads it, and a device has no end.
+        if extension(name) in LIST_EXTENSIONS and os.path.isfile(f"{tree.root}/{folder}{name}"):
             tree.lists.append(folder + name)
 
 

@@ -55,7 +55,7 @@ def _rejected(facts: PageFacts) -> Iterator[str]:
         reason, count = Counter(kind_of_reason(reason) for _, reason in facts.rejected).most_common(1)[0]
         yield (
             f"Many refused: {_part(len(facts.rejected), seen, 'files and lines')}. Most often ({count:,} times): "
-            f"{quoted(reason)}. If that was not intended, it is the first thing to repair."
+            f"{quoted(reason, 120)}. If that was not intended, it is the first thing to repair."
         )
 
 
@@ -99,7 +99,7 @@ def _groups(facts: PageFacts) -> Iterator[str]:
         )
     if not facts.groups and len(facts.videos) >= 2 * max(1, len(facts.labels)):
         yield (
-            "No groups: every video was split on its own. If several were cut from one recording or show "
+            "No groups: every video stands on its own. If several were cut from one recording or show "
             "the same person or place, the test videos will look like the training videos and the score will come out "
             "too high. --group_by REGEX takes the group from the path: with --group_by '_g(\\d+)_', all files of "
             "_g07_ fall into the same split."

@@ -122,7 +122,7 @@ def _frame_rates(facts: PageFacts, folder: Path) -> Chart | None:
         axes.bar(
             range(len(names)), [counts[name] for name in names], width=min(0.8, 0.16 * len(names)), color=_COLORS[0]
         )
-        axes.set_xticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), names, rotation=45 if len(names) > 7 else 0)
         axes.set_xlim(-0.7, len(names) - 0.3)
     else:
         _histogram(axes, rates, np.linspace(min(rates), max(rates), 41))
@@ -165,7 +165,7 @@ def _decoding(facts: PageFacts, folder: Path) -> Chart | None:
     figure, axes = _figure()
     _histogram(axes, values, np.linspace(0, max(values), 31))
     axes.set(xlabel="CPU time to decode a video once, ms", ylabel="videos", xlim=(0, None))
-    caption = f"{_spread(values, '{:,.0f}'.format)} ms, {show_seconds(sum(values) / 1000)} in all on one core."
+    caption = f"{_spread(values, '{:,.3g}'.format)} ms, {show_seconds(sum(values) / 1000)} in all on one core."
     return _save(figure, folder, "decoding.png", "Decoding", caption)
 
 
@@ -191,6 +191,8 @@ def _save(figure: Figure, folder: Path, file: str, title: str, caption: str) -> 
 
 
 def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
+    if show(min(values)) == show(max(values)):
+        return f"All {show(values[0])}"
     return f"{show(min(values))} to {show(max(values))}, median {show(statistics.median(values))}"
 
 

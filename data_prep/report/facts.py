@@ -106,19 +106,23 @@ def visible(text: str, limit: int = 160) -> str:
     return "".join(kept) or "(empty)"
 
 
-def quoted(text: str) -> str:
+def quoted(text: str, limit: int = 60) -> str:
     """`visible` text in quotes for the middle of a sentence.
 
     Right-to-left names are isolated (U+2068 to U+2069), or they would pull the numbers beside them to their other side.
     """
-    name = visible(text, 60)
+    name = visible(text, limit)
     if any(unicodedata.bidirectional(char) in ("R", "AL", "AN") for char in name):
         name = f"\u2068{name}\u2069"
     return f"“{name}”"
 
 
 def kind_of_reason(reason: str) -> str:
-    """Numbers and paths left out: kind_of_reason("line 3: a/b.mp4 is no video") == "line N: FILE is no video" """
+    """Numbers, paths and what is quoted left out, so that reasons of one kind are equal.
+
+    kind_of_reason("line 3: a/b.mp4 is labelled 'x'") == "line N: FILE is labelled …"
+    """
+    reason = re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason)
     return re.sub(r"\d+(?:[.,]\d+)*", "N", re.sub(r"\S*/\S+", "FILE", reason))
 
 

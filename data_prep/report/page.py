@@ -35,6 +35,7 @@ from data_prep.report.facts import (
     show_seconds,
     visible,
 )
+from data_prep.report.pairs import of_many_groups, outcome, urgent_first
 
 __all__ = ["PageFacts", "Related", "VideoFact", "advice", "write_page"]
 
@@ -50,8 +51,6 @@ _OPEN_CLASSES = 12  # the other contact sheets and longer tables are folded
 _STRIP_BYTES = 8_000_000  # of all strips together; base64 makes it a third more
 
 POSITIONS = [(index + 0.5) / 8 for index in range(8)]  # the middle of each eighth of a video
-_KINDS = {"identical": "identical files", "copy": "encoded anew or cut", "mirrored": "mirrored", "name": "names alike"}
-_PROBLEMS = {"conflict": "two labels", "leak": "two splits", "": "kept in one group"}
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,8 @@ def write_page(directory: Path, facts: PageFacts, read_frames: ReadFrames) -> No
         classes=_class_rows(facts),
         sheets=_sheets(facts, strips, folder),
         pairs=_pairs(facts, strips),
-        related=Shown("", _urgent_first(facts.related)[:MAX_ROWS], len(facts.related)),
-        kinds=Counter(_outcome(pair) for pair in facts.related).most_common(),
+        related=Shown("", urgent_first(facts.related)[:MAX_ROWS], len(facts.related)),
+        kinds=Counter(outcome(pair) for pair in facts.related).most_common(),
         rejected=_rejected(facts.rejected),
         groups=_groups(facts),
         open_classes=_OPEN_CLASSES,
@@ -143,7 +142,7 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(
         name=_name,
         flags=_flags,
-        outcome=_outcome,
+        outcome=outcome,
         seconds=show_seconds,
         bytes=show_bytes,
         plural=plural,
@@ -189,9 +188,13 @@ def _tiles(facts: PageFacts) -> list[tuple[str, str, str]]:
             plural(len(facts.related), "pair"),
             f"conflicts {problems['conflict']:,}, leaks {problems['leak']:,}",
         ),
-        ("stored", show_bytes(facts.stored_bytes), f"as {visible(facts.store, 20)}"),
+        ("stored", show_bytes(facts.stored_bytes), _stored(facts)),
         ("took", show_seconds(facts.wall_seconds), f"on {plural(facts.num_proc, 'process')}"),
     ]
+
+
+def _stored(facts: PageFacts) -> str:
+    return f"as {visible(facts.store, 20)}" if facts.stored_bytes else "the files stay where they are"
 
 
 def _class_rows(facts: PageFacts) -> Shown:
@@ -249,17 +252,9 @@ def _slug(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", label.lower())[:40].strip("_") or "class"
 
 
-def _urgent_first(related: list[Related]) -> list[Related]:
-    order = {"conflict": 0, "leak": 1}
-    return sorted(related, key=lambda pair: order.get(pair.problem, 2))  # stable: else as they were found
-
-
-def _outcome(pair: Related) -> str:
-    return f"{_KINDS.get(pair.kind, visible(pair.kind))}: {_PROBLEMS.get(pair.problem, visible(pair.problem))}"
-
-
 def _pairs(facts: PageFacts, strips: _Strips) -> list[tuple[Related, list[Strip]]]:
-    pairs = _urgent_first(facts.related)[:MAX_PAIRS]
+    group_of = {video.video_id: video.group for video in facts.videos if video.group is not None}
+    pairs = of_many_groups(facts.related, group_of)[:MAX_PAIRS]
     wanted = {video_id for pair in pairs for video_id in (pair.first, pair.second)}
     videos = {video.video_id: video for video in facts.videos if video.video_id in wanted}
     reasons = {path: reason for path, reason in facts.rejected if path in wanted}

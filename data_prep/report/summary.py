@@ -20,13 +20,14 @@ from data_prep.collection import Collection, Known
 from data_prep.errors import printable
 from data_prep.images import decode_jpeg
 from data_prep.limits import VideoError
+from data_prep.parquet import Rows
 from data_prep.report.facts import PageFacts, VideoFact
 from data_prep.report.page import write_page
 from data_prep.schema import SPLITS, STORE_COLUMN
-from data_prep.shards import Rows
-from data_prep.store import SUMMARY, is_url, read_json
+from data_prep.store import is_url, read_summary
 from data_prep.video import read_frames
 
+_MAX_CLASSES, _MAX_REJECTED = 50, 10  # printed; the report and rejected.csv have them all
 _LOOK_SECONDS = 60.0  # to read frames for the report, all in all
 _LONG_DECODE_SECONDS = 20.0  # a video that takes longer is not shown
 
@@ -42,7 +43,6 @@ def summarize(collection: Collection, split_of: list[str], layout: str) -> dict[
             stored = known.scanned.stored
             seconds[split][label] += (stored.duration or 0.0) if stored else 0.0
     names = [split for split in SPLITS if split in totals] + sorted(set(totals).difference(SPLITS))
-    damaged = [k.video.video_id for k in collection.videos if k.scanned.stored and k.scanned.stored.num_bad_packets]
     return {
         "layout": layout,
         "splits": {split: totals[split] for split in names},
@@ -53,7 +53,7 @@ def summarize(collection: Collection, split_of: list[str], layout: str) -> dict[
         "groups": len({known.video.group for known in collection.videos if known.video.group is not None}),
         "accepted": len(collection.videos),
         "rejected": len(collection.rejected),
-        "kept_though_damaged": damaged,
+        "kept_though_damaged": [known.video.video_id for known in collection.videos if known.scanned.is_damaged],
         "related": [[one.first, one.second, one.kind, one.problem] for one in collection.related],
         "notes": collection.notes,
     }
@@ -64,7 +64,7 @@ def up_to_date(dataset: str, inputs: str, thorough: bool) -> dict[str, Any] | No
 
     `thorough` reads all its bytes to see that they are the ones written.
     """
-    summary = read_json(f"{dataset}/{SUMMARY}")
+    summary = read_summary(dataset)
     if summary.get("inputs") != inputs:
         return None
     if broken := damaged(dataset, summary["checksums"], thorough):
@@ -176,19 +176,11 @@ def format_summary(summary: dict[str, Any], rejected: list[tuple[str, str]]) -> 
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines += [f"note: {printable(note)}" for note in summary["notes"]]
-    if summary["kept_though_damaged"]:
-        lines.append(
-            f"note: {len(summary['kept_though_damaged'])} videos have packets that do not decode; kept without them"
-        )
     lines.append(f"accepted {summary['accepted']} videos, rejected {summary['rejected']}")
-    shown = 10
-    lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in rejected[:shown]]
-    if len(rejected) > shown:
-        lines.append(f"  ... and {len(rejected) - shown} more, in rejected.csv")
+    lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in rejected[:_MAX_REJECTED]]
+    if len(rejected) > _MAX_REJECTED:
+        lines.append(f"  ... and {len(rejected) - _MAX_REJECTED} more, in rejected.csv")
     return "\n".join(lines)
-
-
-_MAX_CLASSES = 50  # of the printed table; the report has them all
 
 
 def _cell(summary: dict[str, Any], split: str, label: str) -> str:
