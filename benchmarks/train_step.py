@@ -171,7 +171,7 @@ def bytes_kept(model: Any, pixels: torch.Tensor, labels: torch.Tensor) -> float:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage
-        return tensor
+        return tensor.detach()  # a node that saved its own result would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = model(pixel_values=pixels, labels=labels)
