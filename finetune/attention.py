@@ -18,6 +18,7 @@ Local and global attention are computed as attention to the whole clip under a m
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -28,7 +29,7 @@ from transformers.models.timesformer.modeling_timesformer import TimeSformerAtte
 
 Window = Literal["time", "frame", "row", "column", "clip", "local", "global"]
 
-# Of (batch, rows, columns, num_frames): the axes that tell windows apart, then those that run inside one.
+# Of (batch, rows, columns, num_frames, channels): the axes that tell windows apart, then those that run inside one.
 _AXES: dict[Window, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "time": ((1, 2), (3,)),
     "frame": ((3,), (1, 2)),
@@ -41,6 +42,19 @@ _AXES: dict[Window, tuple[tuple[int, ...], tuple[int, ...]]] = {
 
 # Tokens up to which a CPU is faster without torch's fused kernel, forward and backward (benchmarks/README.md).
 _SHORT_ON_CPU = {torch.float32: 16, torch.bfloat16: 512}
+
+
+def to_windows(patches: torch.Tensor, window: Window) -> torch.Tensor:
+    """(batch, rows, columns, num_frames, channels) -> (batch, windows, patches of a window, channels)."""
+    outer, inner = _AXES[window]
+    length = math.prod([patches.shape[axis] for axis in inner])
+    return patches.permute(0, *outer, *inner, 4).reshape(patches.shape[0], -1, length, patches.shape[4])
+
+
+def from_windows(tokens: torch.Tensor, window: Window, shape: torch.Size) -> torch.Tensor:
+    """The way back, to `shape`."""
+    order = [0, *_AXES[window][0], *_AXES[window][1], 4]
+    return tokens.reshape([shape[axis] for axis in order]).permute([order.index(axis) for axis in range(5)])
 
 
 class StochasticDepth(nn.Module):
@@ -90,33 +104,29 @@ class SpaceTimeAttention(TimeSformerAttention):
         normalised. `then` is a linear map after the output projection. `drop_path` leaves out whole windows, as the
         authors' code does. With `class_only` the patches are only attended to.
         """
-        batch, *shape, hidden_size = patches.shape
-        outer, inner = _AXES[window]
-        length = math.prod([shape[axis - 1] for axis in inner])
-        tokens = self.attention.qkv(patches).permute(0, *outer, *inner, 4).reshape(batch, -1, length, 3 * hidden_size)
-        num_windows = tokens.shape[1]
+        shape, heads = patches.shape, self.attention.num_heads
+        tokens = to_windows(self.attention.qkv(patches), window)
+        batch, windows = tokens.shape[:2]
         if window != "time":
-            copies = self.attention.qkv(class_token)[:, None].expand(-1, num_windows, -1, -1)
+            copies = self.attention.qkv(class_token)[:, None].expand(-1, windows, -1, -1)
             tokens = torch.cat((copies, tokens), dim=2)
-        tokens = tokens.view(
-            batch * num_windows, -1, 3, self.attention.num_heads, hidden_size // self.attention.num_heads
-        )
+        tokens = tokens.view(batch * windows, -1, 3, heads, shape[-1] // heads)
         query, key, value = tokens.permute(2, 0, 3, 1, 4).unbind(0)
         if class_only:
-            query = query[:, :, :1]
-        mask = None if class_only else window_mask(window, shape, query)
+            query, mask = query[:, :, :1], None
+        else:
+            mask = window_mask(window, shape[1:4], query)
         context, attention_map = self._attend(query, key, value, mask, with_map)
-        keep = drop_path.draw(context, context.shape[0])
-        added = self._project(context.flatten(2), keep, then).view(batch, num_windows, -1, hidden_size)
-        class_added = None
-        if window != "time":
-            class_added, added = added.split([1, added.shape[2] - 1], dim=2)
-            class_added = class_added.mean(dim=1)
-        if class_only:
-            return None, class_added, attention_map
-        order = (0, *outer, *inner)
-        added = added.reshape([batch, *[shape[axis - 1] for axis in order[1:]], hidden_size])
-        return added.permute([*[order.index(axis) for axis in range(4)], 4]), class_added, attention_map
+        added = self._project(context.flatten(2), drop_path.draw(context, batch * windows), then)
+        added = added.view(batch, windows, -1, shape[-1])
+        if window == "time":
+            return from_windows(added, window, shape), None, attention_map
+        class_added, added = added.split([1, added.shape[2] - 1], dim=2)
+        return (
+            None if class_only else from_windows(added, window, shape),
+            class_added.mean(dim=1),
+            attention_map,
+        )
 
     def _attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, with_map: bool
@@ -160,7 +170,7 @@ def eager_attention(
     return (attention_map @ value).transpose(1, 2), attention_map
 
 
-def window_mask(window: Window, shape: list[int], like: torch.Tensor) -> torch.Tensor | None:
+def window_mask(window: Window, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor | None:
     """Of `local` and `global`: (batch, 1, tokens, tokens) to add to scores, 0 inside the window, minus infinity outside.
 
     `shape` is (rows, columns, num_frames); the first token is the class token; `like` is (batch, heads, tokens, head_dim).
