@@ -18,7 +18,8 @@ from data_prep.frame import Frame
 from data_prep.images import Picture, encode_jpeg, frame_paths
 from data_prep.labeled import LabeledVideo
 from data_prep.limits import MAX_STORED_BYTES, MAX_WORKER_BYTES, VideoError
-from data_prep.video import Measure, VideoInfo, frames_of_span, open_video, shrunk
+from data_prep.measure import Measure, VideoInfo, frames_of_span
+from data_prep.video import open_video, shrunk
 
 _UNKNOWN_FRAME_RATE = 25.0  # 1/s, of pictures whose times nobody knows
 

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.labeled import LabeledVideo
+from data_prep.measure import VideoInfo
 from data_prep.scan import Pictures, Scanned, Storing, scan_video
-from data_prep.video import VideoInfo
 
 _GROUP_BYTES = 64 << 20
 CHUNK_SIZE = 16  # videos; what a killed run does again, at most, for each process

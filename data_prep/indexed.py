@@ -1,0 +1,106 @@
+"""Reads single frames by an index: only the bytes and pictures that the wanted frames need, without a container.
+
+Whatever does not go as the index says raises `StaleIndex`: then the file is decoded from its start. The decoder runs on
+the calling thread.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from data_prep.frame import Frame
+from data_prep.index import PacketIndex, Pread, identity_of
+from data_prep.limits import TIME_LIMIT_SECONDS, VideoError, check_size
+
+
+class StaleIndex(Exception):
+    """The file is not the one that was indexed, or does not decode as it did."""
+
+
+def read_indexed(source: str | bytes, index: PacketIndex, wanted: Sequence[int], size: tuple[int, int]) -> np.ndarray:
+    """Frames `wanted` (ascending, without repeats): uint8 RGB `(len(wanted), height, width, 3)` at `size`, upright.
+
+    Raises `StaleIndex`, and `VideoError` where a frame is too large or decoding takes too long.
+    """
+    frames = np.empty((len(wanted), *size, 3), np.uint8)
+    place = {number: at for at, number in enumerate(wanted)}
+    converters = VideoReformatter(), VideoReformatter()
+    try:
+        with opened_bytes(source) as (pread, num_bytes):
+            if identity_of(pread, num_bytes) != index.identity:
+                raise StaleIndex
+            for frame, number in _decode(pread, index, wanted):
+                check_size(frame.width, frame.height)
+                picture = Frame(frame, number, None, index.picture.turns, index.picture.mirrored, converters)
+                picture.write_rgb(frames[place.pop(number)])
+    except (av.FFmpegError, OSError, ValueError, KeyError) as error:
+        raise StaleIndex from error
+    if place:
+        raise StaleIndex
+    return frames
+
+
+@contextmanager
+def opened_bytes(source: str | bytes) -> Iterator[tuple[Pread, int]]:
+    """A function that reads from a place, and the number of bytes. Raises `OSError`."""
+    if isinstance(source, bytes):
+        yield lambda count, start: source[start : start + count], len(source)
+        return
+    file = os.open(source, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{source} is not a regular file")
+        yield lambda count, start: os.pread(file, count, start), status.st_size
+    finally:
+        os.close(file)
+
+
+def _decode(pread: Pread, index: PacketIndex, wanted: Sequence[int]) -> Iterator[tuple[Any, int]]:
+    """Decoded frames that are wanted, with their numbers."""
+    decoder = _open_decoder(index)
+    deadline = time.monotonic() + TIME_LIMIT_SECONDS
+    offsets, sizes = index.offsets, index.sizes
+    for packets, numbers in index.plan(wanted):
+        for number in packets:
+            if time.monotonic() > deadline:
+                raise VideoError(f"takes more than {TIME_LIMIT_SECONDS:g} s to decode")
+            data = pread(int(sizes[number]), int(offsets[number]))
+            # Not av.Packet(data): it would lack the zeros after the data that FFmpeg's decoders read.
+            packet = av.Packet(len(data))
+            packet.update(data)
+            packet.pts = number
+            yield from _wanted(decoder.decode(packet), numbers)
+        yield from _wanted(decoder.decode(None), numbers)
+        decoder.flush_buffers()
+
+
+def _wanted(frames: list[Any], numbers: dict[int, int]) -> Iterator[tuple[Any, int]]:
+    for frame in frames:
+        number = numbers.get(frame.pts)
+        if number is not None:
+            if frame.is_corrupt:
+                raise StaleIndex
+            yield frame, number
+
+
+def _open_decoder(index: PacketIndex) -> Any:
+    told = index.decoder
+    decoder: Any = av.CodecContext.create(told.codec, "r")
+    decoder.thread_count, decoder.thread_type = 1, "NONE"
+    decoder.extradata = told.extradata or None
+    decoder.codec_tag = told.codec_tag
+    decoder.width, decoder.height = told.width, told.height
+    decoder.bits_per_coded_sample = told.bits_per_coded_sample
+    decoder.color_range, decoder.color_primaries, decoder.color_trc, decoder.colorspace = told.colors
+    decoder.reorder_depth = told.reorder_depth
+    return decoder
