@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,20 @@ def frames_of_span(video: VideoFile | FrameFolder, span: Span | None) -> Iterato
         raise VideoError(
             f"has no frame from {span.start:g} to {span.end:g} {span.unit}: the last one is at {position:g}"
         )
+
+
+def irregular_times(seconds: Sequence[float], fps: float | None) -> list[float] | None:
+    """Times in s since the first frame, where they are not those of a constant `fps` (1/s) to a quarter of a frame.
+
+    irregular_times([2.0, 2.1, 2.2], 10) is None
+    irregular_times([0, 0.1, 0.5], 4) == [0, 0.1, 0.5]
+    """
+    if not fps:
+        return None
+    times = [second - seconds[0] for second in seconds]
+    if all(abs(time * fps - number) <= 0.25 for number, time in enumerate(times)):
+        return None
+    return times
 
 
 class Measure:

@@ -200,7 +200,7 @@ def write_rows(
                     known.scanned,
                     known.video.path,
                     _cells(known, name, spans, folds, found.multi_label),
-                    None if options.store == "files" and not options.embed else known.pictures,
+                    known.pictures,
                 )
                 for known, name in chosen
             ]

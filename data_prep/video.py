@@ -225,6 +225,14 @@ def probe(source: Source, span: Span | None = None) -> VideoInfo:
         return measure.info()
 
 
+def index_video(source: Source) -> PacketIndex | None:
+    """The index of a whole file, which is decoded for it; None where it has to be decoded from its start each time."""
+    with open_video(source, indexing=True) as video:
+        for _ in video:
+            pass
+        return video.index() if isinstance(video, VideoFile) else None
+
+
 def shrunk(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     """`(height, width)` with the short side at most `short_side` px; never enlarged."""
     if min(size) <= short_side:

@@ -24,7 +24,7 @@ from data_prep.workers import is_lost
 # What is known of a video by its key: facts, where its fingerprint lies, where its stored pictures lie.
 ByKey = dict[str, tuple[Scanned, Place | None, Place | None]]
 
-_VERSION = 2  # of what a scan yields
+_VERSION = 3  # of what a scan yields
 
 
 class Work:
@@ -53,7 +53,8 @@ class Work:
         splits = {f"{dataset}/{name.partition('/')[0]}" for name in broken}
         if SCANNED not in broken:
             for scanned, facts, pictures in read_placed(f"{dataset}/{SCANNED}", dataset):
-                if pictures is None or pictures.path not in splits:
+                # A usable video that is not in the dataset (its label was doubted) left nothing to make its row from.
+                if pictures.path not in splits if pictures is not None else scanned.stored is None:
                     yield scanned, facts, pictures
 
 
