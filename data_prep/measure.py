@@ -78,6 +78,7 @@ class Measure:
         self.video = video
         self.num_frames = self.first_frame = 0
         self.size = (0, 0)
+        self.seconds: list[float] = []  # of frames whose time is known
 
     def add(self, frame: Frame | Picture) -> None:
         if self.num_frames == 0:
@@ -86,6 +87,12 @@ class Measure:
         if self.num_frames == MAX_FRAMES:
             raise VideoError(f"has more than {MAX_FRAMES} frames")
         self.num_frames += 1
+        if frame.seconds is not None:
+            self.seconds.append(frame.seconds)
+
+    def frame_times(self, fps: float | None) -> list[float] | None:
+        """See `irregular_times`; None also where not every frame's time is known."""
+        return irregular_times(self.seconds, fps) if len(self.seconds) == self.num_frames else None
 
     def info(self) -> VideoInfo:
         """What was measured. Raises `VideoError` where that is no usable video."""

@@ -212,7 +212,12 @@ def _told(context: Any) -> Decoder | None:
 
 
 def probe(source: Source, span: Span | None = None) -> VideoInfo:
-    """Decodes the whole video (or span) once and says what is really there. Raises `VideoError`.
+    """Decodes the whole video (or span) once and says what is really there. Raises `VideoError`."""
+    return probe_times(source, span)[0]
+
+
+def probe_times(source: Source, span: Span | None = None) -> tuple[VideoInfo, list[float] | None]:
+    """Likewise; and each frame's time in s since the first, where the rate is not constant.
 
     The index that this gives is remembered for `read_frames`.
     """
@@ -222,7 +227,8 @@ def probe(source: Source, span: Span | None = None) -> VideoInfo:
         for frame in frames_of_span(video, span):
             measure.add(frame)
         _remember(key, video)
-        return measure.info()
+        info = measure.info()
+        return info, measure.frame_times(info.fps)
 
 
 def index_video(source: Source) -> PacketIndex | None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 # A script's own folder comes first on the path, where finetune/evaluate.py would hide the evaluate library.
@@ -21,15 +22,17 @@ from transformers import set_seed
 
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.workers import available_cores
-from finetune.arguments import FinetuningArguments, Settings, parse_arguments
-from finetune.batch import ClipTransform, collate
-from finetune.clip import Clips
+from finetune.arguments import DataArguments, FinetuningArguments, Settings, parse_arguments
+from finetune.batch import Augmentation, ClipTransform, collate
+from finetune.clip import ClipMaker, Clips
 from finetune.dataset import Splits, load_splits
 from finetune.demo import prepare_demo
 from finetune.hub import check_login, push
 from finetune.metrics import compute_metrics
 from finetune.report import evaluate, print_next_commands, write_report
+from finetune.sampling import Sampling
 from finetune.trainer import VideoTrainer, check_resumed_labels, checkpoint_to_resume
+from finetune.watch import Watch, naming_videos
 from finetune.weights import Start, load_start
 
 RECIPE = "recipe.yaml"
@@ -51,11 +54,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     start = load_start(model_args.model_name_or_path, model_args.model_revision, splits.labels, model_args.new_head)
     if checkpoint:
         check_resumed_labels(checkpoint, splits.labels)
-    trainer = make_trainer(settings, splits, start)
+    watch = Watch()
+    trainer = make_trainer(settings, splits, start, watch)
     make_output_dir(settings)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    evaluation = evaluate(trainer, splits)
+    with naming_videos(watch):
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        evaluation = evaluate(trainer, splits)
     metrics = evaluation.metrics if evaluation else {}
     if trainer.is_world_process_zero():
         write_report(trainer, splits, settings, evaluation, hub_model_id, time.monotonic() - started)
@@ -129,11 +134,28 @@ def make_output_dir(settings: Settings) -> None:
     (output_dir / RECIPE).write_text(recipe, encoding="utf-8")
 
 
-def make_trainer(settings: Settings, splits: Splits, start: Start) -> VideoTrainer:
-    transform = ClipTransform(start.processor, settings.data.short_side_jitter, flip=not settings.data.no_flip)
-    num_frames = start.model.config.num_frames
-    train = Clips(splits.train, num_frames, transform, training=True, seed=settings.training.seed)
-    validation = Clips(splits.validation, num_frames, transform, training=False) if splits.validation else None
+def make_clips(data_args: DataArguments, start: Start, watch: Watch) -> ClipMaker:
+    """How clips are made. The sampling that is asked for, or else the checkpoint's own, goes into the model's config."""
+    config = start.model.config
+    sampling = Sampling.read_from(config)
+    if data_args.sampling is not None:
+        sampling = Sampling(data_args.sampling, data_args.frame_stride or 1, data_args.target_fps)
+    elif data_args.target_fps is not None:
+        sampling = replace(sampling, target_fps=data_args.target_fps)
+    sampling.write_to(config)
+    jitter, scale = data_args.short_side_jitter, data_args.crop_scale
+    augmentation = Augmentation(
+        (jitter[0], jitter[1]) if jitter else None, (scale[0], scale[1]) if scale else None, not data_args.no_flip,
+        data_args.color_jitter, data_args.auto_augment, data_args.random_erasing,
+    )  # fmt: skip
+    transform = ClipTransform(start.processor, augmentation)
+    return ClipMaker(config.num_frames, transform, sampling, data_args.on_bad_video, watch)
+
+
+def make_trainer(settings: Settings, splits: Splits, start: Start, watch: Watch) -> VideoTrainer:
+    maker = make_clips(settings.data, start, watch)
+    train = Clips(splits.train, maker, training=True, seed=settings.training.seed)
+    validation = Clips(splits.validation, maker, training=False) if splits.validation else None
     if settings.training.process_index == 0:
         print(start.message, flush=True)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(settings.training.output_dir) / "logs")
@@ -142,6 +164,7 @@ def make_trainer(settings: Settings, splits: Splits, start: Start) -> VideoTrain
             model=start.model,
             args=settings.training,
             train_dataset=train,
+            store=splits.summary.get("store"),
             eval_dataset=validation,
             data_collator=collate,
             processing_class=start.processor,

@@ -18,7 +18,6 @@ from transformers import (
 )
 
 from data_prep.errors import UserError
-from finetune.clip import SAMPLING
 
 # Geometry of the models that start from random weights. Mean and std are the authors' (0.45, 0.225).
 # initializer_range: transformers' 0.02 is for a width of 768; at a width of 96 it leaves attention almost shut, and a
@@ -54,7 +53,6 @@ def load_start(name: str, revision: str, labels: list[str], new_head: bool) -> S
         return Start(model, processor, f"{name}: random weights, head for {len(labels)} labels")
     model, processor, has_head = _load_whole(name, revision)
     message = _fit_head(model, labels, name, new_head or not has_head)
-    model.config.clip_sampling = SAMPLING
     return Start(model, processor, message)
 
 
@@ -62,7 +60,6 @@ def build_model(name: str, labels: list[str]) -> tuple[TimesformerForVideoClassi
     """A model of a named geometry with random weights, from torch's global generator."""
     config = TimesformerConfig(**NAMED_MODELS[name], problem_type="single_label_classification")
     _set_labels(config, labels)
-    config.clip_sampling = SAMPLING
     model = TimesformerForVideoClassification(config)
     nn.init.normal_(model.timesformer.embeddings.time_embeddings, std=_TIME_EMBEDDING_STD)
     return model, _processor(config, {"shortest_edge": config.image_size}, _MEAN, _STD)
