@@ -315,7 +315,7 @@ def test_the_sampling_a_model_was_trained_with_is_what_predict_uses(
     bars: Path, bars_dataset: Path, tmp_path: Path
 ) -> None:
     options = ("--sampling", "dense", "--frame_stride", "2", "--target_fps", "20", "--max_steps", "1")
-    train(bars_dataset, tmp_path / "out", *options, "--color_jitter", "0.3", "--crop_scale", "0.5", "1")
+    train(bars_dataset, tmp_path / "out", *options, "--color_jitter", "0.3", "--auto_augment", "trivialaugment")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["clip_sampling"], config["clip_frame_stride"], config["clip_target_fps"]) == ("dense", 2, 20.0)
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
