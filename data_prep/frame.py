@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+Box = tuple[int, int, int, int]  # top, left, height, width in px
+Window = Callable[[tuple[int, int]], Box]  # says which part is wanted of frames of (height, width)
 
 
 class Frame:
@@ -20,18 +24,18 @@ class Frame:
     def rgb(self, size: tuple[int, int]) -> np.ndarray:
         """uint8 RGB `(height, width, 3)` at `size`, upright."""
         pixels = np.empty((*size, 3), np.uint8)
-        self.write_rgb(pixels)
+        self.write_rgb(pixels, size, (0, 0, *size))
         return pixels
 
-    def write_rgb(self, pixels: np.ndarray) -> None:
-        """Fills uint8 RGB `(height, width, 3)`, upright, with the whole frame, scaled where the sizes differ."""
-        size = pixels.shape[:2]
+    def write_rgb(self, pixels: np.ndarray, size: tuple[int, int], box: Box) -> None:
+        """Fills uint8 RGB `pixels` with the part `box` of the upright frame at `size`."""
         height, width = size[::-1] if self._turns % 2 else size
         # threads=1: the default starts one per core for each frame.
         converted = self._converters[0].reformat(self._frame, width=width, height=height, format="rgb24", threads=1)
         plane = converted.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, : 3 * width]
-        pixels[:] = self._upright(rows.reshape(height, width, 3))
+        top, left, box_height, box_width = box
+        pixels[:] = self._upright(rows.reshape(height, width, 3))[top : top + box_height, left : left + box_width]
 
     def gray(self, side: int) -> np.ndarray:
         """uint8 luma `(side, side)` of the whole picture, upright."""

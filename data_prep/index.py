@@ -28,7 +28,7 @@ _HEADER_BYTES = 64  # at most, between where a container says that a packet lies
 _SAMPLE_BYTES = 4096  # of a file's beginning and end, to know it again
 _VERSION = 1
 
-Pread = Callable[[int, int], bytes]  # (how many bytes, from where)
+Pread = Callable[[int, int], bytes | memoryview]  # (how many bytes, from where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +166,9 @@ class _Planes:
 
 def identity_of(pread: Pread, num_bytes: int) -> str:
     """Names a file's bytes by their number and a digest of the first and the last of them."""
-    ends = pread(_SAMPLE_BYTES, 0) + pread(_SAMPLE_BYTES, max(0, num_bytes - _SAMPLE_BYTES))
-    return f"{num_bytes} {hashlib.blake2b(ends, digest_size=12).hexdigest()}"
+    digest = hashlib.blake2b(pread(_SAMPLE_BYTES, 0), digest_size=12)
+    digest.update(pread(_SAMPLE_BYTES, max(0, num_bytes - _SAMPLE_BYTES)))
+    return f"{num_bytes} {digest.hexdigest()}"
 
 
 @dataclass(slots=True)
@@ -244,6 +245,6 @@ class IndexMaker:
 
 def _locate(pread: Pread, data: bytes, position: int) -> int | None:
     """Where in the file `data` lies, at `position` or a few bytes later; None where it does not."""
-    window = pread(len(data) + _HEADER_BYTES, position)
+    window = bytes(pread(len(data) + _HEADER_BYTES, position))
     at = window.find(data, 0, len(data) + _HEADER_BYTES)
     return None if at < 0 else position + at

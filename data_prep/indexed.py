@@ -17,7 +17,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from data_prep.frame import Frame
+from data_prep.frame import Box, Frame
 from data_prep.index import PacketIndex, Pread, identity_of
 from data_prep.limits import TIME_LIMIT_SECONDS, VideoError, check_size
 
@@ -26,12 +26,15 @@ class StaleIndex(Exception):
     """The file is not the one that was indexed, or does not decode as it did."""
 
 
-def read_indexed(source: str | bytes, index: PacketIndex, wanted: Sequence[int], size: tuple[int, int]) -> np.ndarray:
-    """Frames `wanted` (ascending, without repeats): uint8 RGB `(len(wanted), height, width, 3)` at `size`, upright.
+def read_indexed(
+    source: str | bytes | memoryview, index: PacketIndex, wanted: Sequence[int], size: tuple[int, int], box: Box
+) -> np.ndarray:
+    """The part `box` of the upright frames `wanted` at `size`: uint8 RGB `(len(wanted), box height, box width, 3)`.
 
-    Raises `StaleIndex`, and `VideoError` where a frame is too large or decoding takes too long.
+    `wanted` ascends without repeats. Raises `StaleIndex`, and `VideoError` where a frame is too large or decoding takes
+    too long.
     """
-    frames = np.empty((len(wanted), *size, 3), np.uint8)
+    frames = np.empty((len(wanted), *box[2:], 3), np.uint8)
     place = {number: at for at, number in enumerate(wanted)}
     converters = VideoReformatter(), VideoReformatter()
     try:
@@ -41,7 +44,7 @@ def read_indexed(source: str | bytes, index: PacketIndex, wanted: Sequence[int],
             for frame, number in _decode(pread, index, wanted):
                 check_size(frame.width, frame.height)
                 picture = Frame(frame, number, None, index.picture.turns, index.picture.mirrored, converters)
-                picture.write_rgb(frames[place.pop(number)])
+                picture.write_rgb(frames[place.pop(number)], size, box)
     except (av.FFmpegError, OSError, ValueError, KeyError) as error:
         raise StaleIndex from error
     if place:
@@ -50,9 +53,9 @@ def read_indexed(source: str | bytes, index: PacketIndex, wanted: Sequence[int],
 
 
 @contextmanager
-def opened_bytes(source: str | bytes) -> Iterator[tuple[Pread, int]]:
+def opened_bytes(source: str | bytes | memoryview) -> Iterator[tuple[Pread, int]]:
     """A function that reads from a place, and the number of bytes. Raises `OSError`."""
-    if isinstance(source, bytes):
+    if not isinstance(source, str):
         yield lambda count, start: source[start : start + count], len(source)
         return
     file = os.open(source, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block
@@ -76,7 +79,7 @@ def _decode(pread: Pread, index: PacketIndex, wanted: Sequence[int]) -> Iterator
                 raise VideoError(f"takes more than {TIME_LIMIT_SECONDS:g} s to decode")
             data = pread(int(sizes[number]), int(offsets[number]))
             # Not av.Packet(data): it would lack the zeros after the data that FFmpeg's decoders read.
-            packet = av.Packet(len(data))
+            packet: Any = av.Packet(len(data))
             packet.update(data)
             packet.pts = number
             yield from _wanted(decoder.decode(packet), numbers)

@@ -28,7 +28,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from data_prep.frame import Clock, Frame, orientation
+from data_prep.frame import Box, Clock, Frame, Window, orientation
 from data_prep.images import FrameFolder
 from data_prep.index import Decoder, IndexMaker, PacketIndex, Picture0
 from data_prep.indexed import StaleIndex, opened_bytes, read_indexed
@@ -59,7 +59,8 @@ EXTENSIONS = frozenset(
 # Every demuxer that the extensions need, none that follows a reference to another file (hls, concat, sdp, image2).
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,gif,asf,flv,ogg"
 
-Source = str | os.PathLike[str] | bytes
+Source = str | os.PathLike[str] | bytes | memoryview
+_IN_MEMORY = (bytes, memoryview)
 
 
 class VideoFile:
@@ -148,7 +149,7 @@ def open_video(
 
     Reading ends with a `VideoError` when it takes more than `time_limit` seconds. `indexing` prepares `VideoFile.index`.
     """
-    if isinstance(source, bytes):
+    if isinstance(source, _IN_MEMORY):
         file: Any = io.BytesIO(source)
     else:
         # Absolute, so that no name can be read as a protocol ("http:...", "concat:a|b").
@@ -175,7 +176,7 @@ def open_video(
         if not indexing:
             yield VideoFile(container, stream, time_limit)
             return
-        with opened_bytes(source if isinstance(source, bytes) else file) as (pread, num_bytes):
+        with opened_bytes(source if isinstance(source, _IN_MEMORY) else file) as (pread, num_bytes):
             context = stream.codec_context
             maker = IndexMaker(container.format.name, context.name, context.extradata or b"", pread, num_bytes)
             yield VideoFile(container, stream, time_limit, maker)
@@ -248,43 +249,57 @@ def shrunk(size: tuple[int, int], short_side: int) -> tuple[int, int]:
 
 
 def read_frames(
-    source: Source, indices: Sequence[int], index: PacketIndex | None = None, short_side: int | None = None
+    source: Source,
+    indices: Sequence[int],
+    index: PacketIndex | None = None,
+    short_side: int | None = None,
+    window: Window | None = None,
 ) -> np.ndarray:
     """Frames at `indices` (any order, repeats allowed): uint8 RGB `(len(indices), height, width, 3)`, upright.
 
     With the file's `index`, or where this process has passed over the file before, only what the wanted frames need is
     decoded; else everything up to the last of them. Only wanted frames are converted, and in the same step scaled to a
-    `short_side` of so many px where they are larger. Where the size changes in mid-stream, frames are scaled to the
-    first frame's size. Raises `VideoError`.
+    `short_side` of so many px where they are larger; `window` says which part of them is kept. Where the size changes in
+    mid-stream, frames are scaled to the first frame's size. Raises `VideoError`.
     """
     wanted = sorted(set(indices))
     key = _key_of(source)
     index = index or _indexes.get(key)
     frames = None
     if index is not None and wanted[-1] < index.num_frames:
-        size = index.picture.size if short_side is None else shrunk(index.picture.size, short_side)
+        size, box = _size_and_box(index.picture.size, short_side, window)
         with suppress(StaleIndex):
-            frames = read_indexed(source if isinstance(source, bytes) else os.path.abspath(source), index, wanted, size)
+            memory = source if isinstance(source, _IN_MEMORY) else os.path.abspath(source)
+            frames = read_indexed(memory, index, wanted, size, box)
     if frames is None:
-        frames = _read_from_start(source, wanted, short_side, key if index is None else None)
+        frames = _read_from_start(source, wanted, short_side, window, key if index is None else None)
     if wanted == list(indices):
         return frames
     place = {number: at for at, number in enumerate(wanted)}
     return frames[[place[number] for number in indices]]
 
 
-def _read_from_start(source: Source, wanted: list[int], short_side: int | None, key: Key | None) -> np.ndarray:
+def _size_and_box(size: tuple[int, int], short_side: int | None, window: Window | None) -> tuple[tuple[int, int], Box]:
+    """At which size frames of `size` are read, and the part of them that is kept."""
+    size = size if short_side is None else shrunk(size, short_side)
+    return size, (0, 0, *size) if window is None else window(size)
+
+
+def _read_from_start(
+    source: Source, wanted: list[int], short_side: int | None, window: Window | None, key: Key | None
+) -> np.ndarray:
     """Decodes up to the last wanted frame; on to the end for the index, under `key`, where that is not far."""
     frames: dict[int, np.ndarray] = {}
-    last, num_frames, size = wanted[-1], 0, (0, 0)
+    last, num_frames = wanted[-1], 0
+    size, box = (0, 0), (0, 0, 0, 0)
     with open_video(source, indexing=key is not None) as video:
         ordered: Iterator[Any] = iter(video)
         for frame in ordered:
             num_frames = frame.index + 1
             if frame.index == 0:
-                size = frame.size if short_side is None else shrunk(frame.size, short_side)
+                size, box = _size_and_box(frame.size, short_side, window)
             if frame.index in wanted:
-                frames[frame.index] = frame.rgb(size)
+                frames[frame.index] = frame.rgb(size)[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
             if frame.index == last:
                 if key is not None and isinstance(video, VideoFile) and video.claimed_frames <= 2 * num_frames:
                     with suppress(VideoError):
@@ -301,7 +316,7 @@ _MAX_INDEXES = 4096  # of some kB each
 
 def _key_of(source: Source) -> Key | None:
     """Names a file as it is now; None for bytes, whose index whoever keeps them has to keep."""
-    if isinstance(source, bytes):
+    if isinstance(source, _IN_MEMORY):
         return None
     try:
         status = os.stat(source)

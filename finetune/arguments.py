@@ -28,6 +28,7 @@ class DataArguments:
     dataset_name: str = field(default="", metadata={"help": "Directory or URL (s3://...) written by data_prep, a folder or list of videos (prepared first, and cached), or a Hub dataset id. Without it the embedded demonstration runs."})  # fmt: skip
     test_fold: int | None = field(default=None, metadata={"help": "Of a dataset with folds (data_prep --folds): test on this one, validate on the next, train on the others."})  # fmt: skip
     no_flip: bool = field(default=False, metadata={"help": "Never mirror clips: for classes in which left and right matter."})  # fmt: skip
+    streaming: bool = field(default=False, metadata={"help": "Read the training videos from Parquet files as they come, from a URL, the Hub or a directory, without a copy on disk. Epochs are then counted in steps."})  # fmt: skip
     sampling: str | None = field(default=None, metadata={"choices": STRATEGIES, "help": "Which frames make a clip. uniform: a random one of each of equal segments, in evaluation the first, as transformers' pipeline does; segments: likewise, in evaluation the middle one; dense: frames --frame_stride apart, from a random start, in evaluation from the middle. Default: the checkpoint's own, or uniform."})  # fmt: skip
     frame_stride: int | None = field(default=None, metadata={"help": "With --sampling dense: how many frames lie from one frame of a clip to the next."})  # fmt: skip
     target_fps: float | None = field(default=None, metadata={"help": "Count frames at this rate (1/s), by the times at which they are shown, whatever rate each video has."})  # fmt: skip
@@ -247,6 +248,8 @@ def _check(data: DataArguments, model: ModelArguments, training: FinetuningArgum
 
 
 def _check_clips(data: DataArguments) -> None:
+    if data.streaming and (data.test_fold is not None or data.demo_videos_per_class):
+        raise UserError("--streaming is for Parquet files with splits, not for folds or the demonstration.")
     if (data.sampling == "dense") != (data.frame_stride is not None):
         raise UserError(
             "--sampling dense and --frame_stride go together: give both, as --sampling dense --frame_stride 4."

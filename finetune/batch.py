@@ -15,6 +15,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from transformers import TimesformerVideoProcessor
 
+from data_prep.frame import Box
+
 # The authors train on crops of 224 px from clips whose short side is 256 to 320 px
 # (facebookresearch/TimeSformer, configs/Kinetics/TimeSformer_divST_8x32_224.yaml).
 _JITTER_PER_CROP = (256 / 224, 320 / 224)
@@ -63,10 +65,8 @@ class ClipTransform:
         return batch["pixel_values"][0].to(torch.uint8)
 
     def train(self, clip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Random crop, resized; random flip; then what changes the look."""
-        top, left, height, width = self._box(clip.shape[-2], clip.shape[-1], generator)
-        # The crop first: what is cut away need not be resized.
-        clip = F.resize(F.crop(clip, top, left, height, width), list(self.crop), antialias=True)
+        """Of a clip that holds what `box` said: the crop resized; random flip; then what changes the look."""
+        clip = F.resize(clip, list(self.crop), antialias=True)
         if self.augmentation.flip and _random(generator) < 0.5:
             clip = F.horizontal_flip(clip)
         if self._looks is not None:
@@ -96,8 +96,9 @@ class ClipTransform:
         words += [f"random erasing {done.random_erasing:g}"] if done.random_erasing else []
         return ", ".join(words)
 
-    def _box(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
-        """(top, left, height, width) in px of the source."""
+    def box(self, size: tuple[int, int], generator: torch.Generator) -> Box:
+        """The random crop of frames of `size`, px: drawn before they are read, so that nothing else is copied or resized."""
+        height, width = size
         if self.augmentation.crop_scale is not None:
             box = _resized_box(height, width, self.augmentation.crop_scale, generator)
         else:

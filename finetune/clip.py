@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data_prep.errors import UserError
+from data_prep.frame import Window
 from data_prep.images import decode_jpegs
 from data_prep.index import PacketIndex
 from data_prep.limits import VideoError
@@ -24,16 +26,19 @@ OnBadVideo = Literal["stop", "skip"]
 IGNORED = -100  # the label of a video that could not be read: torch's cross-entropy passes over it
 
 
-def read_clip(row: dict[str, Any], indices: list[int], short_side: int | None = None) -> torch.Tensor:
+def read_clip(
+    row: dict[str, Any], indices: list[int], short_side: int | None = None, window: Window | None = None
+) -> torch.Tensor:
     """Frames at `indices` of one dataset row: uint8 RGB `(num_frames, 3, height, width)`, upright.
 
-    Files larger than a `short_side` (px) are scaled down to it on the way. Raises `UserError` with the video's name when
+    Files larger than a `short_side` (px) are scaled down to it on the way; `window` says which part of the frames is
+    kept. Raises `UserError` with the video's name when
     it cannot be read any more.
     """
     try:
         if row.get("frames") is not None:
             wanted = sorted(set(indices))
-            frames = decode_jpegs([row["frames"][i] for i in wanted])
+            frames = decode_jpegs([row["frames"][i] for i in wanted], window)
             if wanted != indices:
                 frames = frames[[wanted.index(i) for i in indices]]
             return torch.from_numpy(frames).permute(0, 3, 1, 2)
@@ -42,7 +47,7 @@ def read_clip(row: dict[str, Any], indices: list[int], short_side: int | None = 
         source = video["bytes"] if video["bytes"] is not None else video["path"]
         packed = row.get(PACKET_INDEX)
         index = PacketIndex.from_bytes(packed) if packed is not None else None
-        frames = read_frames(source, [first + i for i in indices], index, short_side)
+        frames = read_frames(source, [first + i for i in indices], index, short_side, window)
     except VideoError as error:
         raise UserError(
             f"video {row['video_id']!r} {error}, though it was readable when the dataset was prepared. "
@@ -61,9 +66,26 @@ class Rows:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        table = self._rows[int(index)]
-        row = {name: table.column(name)[0] for name in table.column_names}
-        return {name: _Frames(cell) if name == "frames" else cell.as_py() for name, cell in row.items()}
+        return row_of(self._rows[int(index)], 0)
+
+
+def row_of(table: Any, at: int) -> dict[str, Any]:
+    """Row `at` of an Arrow table as a dict; `frames` gives the bytes of a frame when it is asked for it."""
+    cells = {name: table.column(name)[at] for name in table.column_names}
+    return {name: _LAZY.get(name, _value)(cell) for name, cell in cells.items()}
+
+
+def _value(cell: Any) -> Any:
+    return cell.as_py()
+
+
+def _video(cell: Any) -> dict[str, Any]:
+    """`bytes` as Arrow holds them, without a copy."""
+    data = cell["bytes"].as_buffer() if cell.is_valid else None
+    return {
+        "bytes": None if data is None else memoryview(data),
+        "path": cell["path"].as_py() if cell.is_valid else None,
+    }
 
 
 class _Frames:
@@ -75,6 +97,9 @@ class _Frames:
             raise VideoError(f"has no frame {index}")
         data: bytes = self._frames[index].as_py()
         return data
+
+
+_LAZY = {"frames": _Frames, "video": _video}
 
 
 @dataclass(frozen=True)
@@ -90,12 +115,13 @@ class ClipMaker:
     def training(self, row: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
         """A random clip: a function of the row and the generator."""
         indices = self.sampling.training(self._frames(row), self.num_frames, generator)
-        clip = self._read(row, indices, self.transform.source_short_side)
+        window = functools.partial(self.transform.box, generator=generator)
+        clip = self._read(row, indices, self.transform.source_short_side, window)
         return self._sample(row, clip if isinstance(clip, str) else self.transform.train(clip, generator))
 
     def evaluation(self, row: dict[str, Any]) -> dict[str, Any]:
         """The clip that a model trained with this sampling is shown."""
-        clip = self._read(row, self.evaluated(row), None)
+        clip = self._read(row, self.evaluated(row))
         return self._sample(row, clip if isinstance(clip, str) else self.transform.evaluate(clip))
 
     def evaluated(self, row: dict[str, Any]) -> list[int]:
@@ -108,12 +134,14 @@ class ClipMaker:
         except ValueError as error:
             raise UserError(f"--target_fps: video {row['video_id']!r}: {error}. Leave --target_fps out.") from error
 
-    def _read(self, row: dict[str, Any], indices: list[int], short_side: int | None) -> torch.Tensor | str:
+    def _read(
+        self, row: dict[str, Any], indices: list[int], short_side: int | None = None, window: Window | None = None
+    ) -> torch.Tensor | str:
         """The clip, or why there is none where bad videos are skipped."""
         if self.watch is not None:
             self.watch.begin(row["video_id"])
         try:
-            return read_clip(row, indices, short_side)
+            return read_clip(row, indices, short_side, window)
         except UserError as error:
             if self.on_bad_video == "stop":
                 raise

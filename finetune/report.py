@@ -144,9 +144,10 @@ def print_next_commands(settings: Settings, splits: Splits, metrics: dict[str, f
         f"{output_dir}: checkpoint, README.md (model card), curves.png, confusion_matrix.png, predictions.png, predictions.csv, metrics.json\n"
     )
     rows = splits.test if splits.test is not None else splits.train
-    video = (rows[0].get("video") or {}).get("path") or ""
+    first = rows[0] if isinstance(rows, Dataset) else {}
+    video = (first.get("video") or {}).get("path") or ""
     if data_args.demo_videos_per_class:
-        video = f"{data_args.dataset_name}_videos/{rows[0]['video_id']}"
+        video = f"{data_args.dataset_name}_videos/{first['video_id']}"
     video = shlex.quote(video) if Path(video).is_file() else "VIDEO.mp4"
     launch = "accelerate launch --config_file accelerate_config.yaml finetune/run.py"
     print("next:")

@@ -19,19 +19,21 @@ if sys.path and os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(
 import torch
 import yaml
 from transformers import set_seed
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.workers import available_cores
 from finetune.arguments import DataArguments, FinetuningArguments, Settings, parse_arguments
 from finetune.batch import Augmentation, ClipTransform, collate
 from finetune.clip import ClipMaker, Clips
-from finetune.dataset import Splits, load_splits
+from finetune.dataset import Splits, load_splits, stream_splits
 from finetune.demo import prepare_demo
 from finetune.hub import check_login, push
 from finetune.metrics import compute_metrics
 from finetune.report import evaluate, print_next_commands, write_report
 from finetune.sampling import Sampling
-from finetune.trainer import VideoTrainer, check_resumed_labels, checkpoint_to_resume
+from finetune.stream import ParquetRows, Place, StreamedClips, steps_per_pass
+from finetune.trainer import VideoTrainer, check_resumed_labels, checkpoint_to_resume, steps_done
 from finetune.watch import Watch, naming_videos
 from finetune.weights import Start, load_start
 
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if checkpoint:
         check_resumed_labels(checkpoint, splits.labels)
     watch = Watch()
-    trainer = make_trainer(settings, splits, start, watch)
+    trainer = make_trainer(settings, splits, start, watch, checkpoint)
     make_output_dir(settings)
     with naming_videos(watch):
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -115,7 +117,36 @@ def load_data(settings: Settings) -> Splits:
     data_args, training_args = settings.data, settings.training
     if data_args.demo_videos_per_class and training_args.process_index == 0:
         prepare_demo(Path(data_args.dataset_name), data_args.demo_videos_per_class)
-    return load_splits(data_args.dataset_name, training_args.eval_strategy != "no", data_args.test_fold)
+    need_validation = training_args.eval_strategy != "no"
+    if data_args.streaming:
+        return stream_splits(data_args.dataset_name, need_validation)
+    return load_splits(data_args.dataset_name, need_validation, data_args.test_fold)
+
+
+def count_in_steps(training_args: FinetuningArguments, num_rows: int) -> None:
+    """A stream has no end: epochs become steps, in training, evaluation and saving."""
+    steps = steps_per_pass(num_rows, training_args.per_device_train_batch_size, training_args.world_size, training_args.gradient_accumulation_steps)  # fmt: skip
+    if training_args.max_steps < 0:
+        training_args.max_steps = max(1, round(training_args.num_train_epochs * steps))
+    if training_args.eval_strategy == "epoch":
+        training_args.eval_strategy, training_args.eval_steps = IntervalStrategy.STEPS, steps
+    if training_args.save_strategy == "epoch":
+        training_args.save_strategy, training_args.save_steps = SaveStrategy.STEPS, steps
+    training_args.ignore_data_skip = True  # `StreamedClips` goes on without reading what was seen
+
+
+def train_clips(
+    splits: Splits, maker: ClipMaker, training_args: FinetuningArguments, checkpoint: str | None
+) -> Clips | StreamedClips:
+    """The clips to train on, from where `checkpoint` had come."""
+    if not isinstance(splits.train, ParquetRows):
+        return Clips(splits.train, maker, training=True, seed=training_args.seed)
+    count_in_steps(training_args, len(splits.train))
+    place = Place(
+        training_args.process_index, training_args.world_size, training_args.per_device_train_batch_size,
+        steps_done(checkpoint) * training_args.gradient_accumulation_steps,
+    )  # fmt: skip
+    return StreamedClips(splits.train, maker, training_args.seed, place)
 
 
 def make_output_dir(settings: Settings) -> None:
@@ -152,9 +183,11 @@ def make_clips(data_args: DataArguments, start: Start, watch: Watch) -> ClipMake
     return ClipMaker(config.num_frames, transform, sampling, data_args.on_bad_video, watch)
 
 
-def make_trainer(settings: Settings, splits: Splits, start: Start, watch: Watch) -> VideoTrainer:
+def make_trainer(
+    settings: Settings, splits: Splits, start: Start, watch: Watch, checkpoint: str | None
+) -> VideoTrainer:
     maker = make_clips(settings.data, start, watch)
-    train = Clips(splits.train, maker, training=True, seed=settings.training.seed)
+    train = train_clips(splits, maker, settings.training, checkpoint)
     validation = Clips(splits.validation, maker, training=False) if splits.validation else None
     if settings.training.process_index == 0:
         print(start.message, flush=True)

@@ -16,6 +16,7 @@ from data_prep.errors import UserError
 from data_prep.workers import available_cores
 from finetune.batch import normalise
 from finetune.clip import IGNORED, Clips
+from finetune.stream import StreamedClips
 from finetune.watch import DataWait, wait_remedy
 
 # What a checkpoint needs to go on as if never interrupted; Trainer writes trainer_state.json last.
@@ -32,7 +33,7 @@ class VideoTrainer(Trainer):
     videos could not be read (`unreadable`, {video_id: reason}), and leaves the model card to `finetune.card`.
     """
 
-    def __init__(self, *, train_dataset: Clips, store: str | None = None, **kwargs: Any):
+    def __init__(self, *, train_dataset: Clips | StreamedClips, store: str | None = None, **kwargs: Any):
         self.data_wait, self.store = DataWait(), store
         self.unreadable: dict[str, str] = {}
         self._warned = False
@@ -65,6 +66,20 @@ class VideoTrainer(Trainer):
                 print(wait_remedy(share, self.args.dataloader_num_workers, cores, self.store), file=sys.stderr)
         super().log(logs, *args, **kwargs)
 
+    def get_train_dataloader(self) -> DataLoader:
+        """A stream deals itself to processes: accelerate, which would deal it again, is left out."""
+        if not isinstance(self.train_dataset, StreamedClips):
+            return super().get_train_dataloader()
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            self.train_dataset,
+            self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         with self._every_video():
             return super().get_eval_dataloader(*args, **kwargs)
@@ -87,7 +102,7 @@ class VideoTrainer(Trainer):
 
 
 class _Follow(TrainerCallback):
-    def __init__(self, clips: Clips, data_wait: DataWait):
+    def __init__(self, clips: Clips | StreamedClips, data_wait: DataWait):
         self.clips, self.data_wait = clips, data_wait
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -127,6 +142,14 @@ def check_resumed_labels(checkpoint: str, labels: list[str]) -> None:
             f"--resume_from_checkpoint {checkpoint} was trained on {len(old)} labels, the first {old[0]!r}; the dataset has "
             f"{len(labels)}, the first {labels[0]!r}. Resume with the same dataset, or start a new run."
         )
+
+
+def steps_done(checkpoint: str | None) -> int:
+    """Optimizer steps until a checkpoint; 0 without one."""
+    if checkpoint is None:
+        return 0
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+    return int(state["global_step"])
 
 
 def is_complete(checkpoint: Path) -> bool:

@@ -103,7 +103,13 @@ def check(source: Path | bytes, index: PacketIndex) -> None:
     again = PacketIndex.from_bytes(index.to_bytes())
     assert again is not None and index.num_frames == len(truth)
     for wanted in subsets(len(truth), seed=len(truth)):
-        frames = read_indexed(source if isinstance(source, bytes) else str(source), again, wanted, truth.shape[1:3])
+        frames = read_indexed(
+            source if isinstance(source, bytes) else str(source),
+            again,
+            wanted,
+            truth.shape[1:3],
+            (0, 0, *truth.shape[1:3]),
+        )
         np.testing.assert_array_equal(frames, truth[wanted])
 
 
@@ -230,7 +236,7 @@ def test_an_index_of_another_file_is_not_used(tmp_path: Path) -> None:
     index = index_of(other)
     assert index is not None
     with pytest.raises(StaleIndex):
-        read_indexed(str(path), index, [3], (SIZE, SIZE))
+        read_indexed(str(path), index, [3], (SIZE, SIZE), (0, 0, SIZE, SIZE))
     np.testing.assert_array_equal(read_frames(path, [3, 30], index), from_start(path)[[3, 30]])
 
 
@@ -281,3 +287,17 @@ def test_frames_are_scaled_once_and_never_enlarged(tmp_path: Path) -> None:
     assert read_frames(path, [0, 30], short_side=480).shape == (2, SIZE, SIZE, 3)
     probe(path)
     assert read_frames(path, [0, 30], short_side=24).shape == (2, 24, 24, 3)
+
+
+def test_a_part_of_the_frames_is_the_same_part_either_way(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", "h264_b.mp4")
+    truth = from_start(path)[[5, 40]]
+
+    def window(size: tuple[int, int]) -> tuple[int, int, int, int]:
+        assert size == (SIZE, SIZE)
+        return 10, 4, 20, 30
+
+    for data in (path.read_bytes(), memoryview(path.read_bytes())):
+        np.testing.assert_array_equal(read_frames(data, [5, 40], window=window), truth[:, 10:30, 4:34])
+        index = index_of(path)
+        np.testing.assert_array_equal(read_frames(data, [5, 40], index, window=window), truth[:, 10:30, 4:34])
