@@ -18,7 +18,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from data_prep.frame import Box, Frame
-from data_prep.index import PacketIndex, Pread, identity_of
+from data_prep.index import Decoder, PacketIndex, Pread, identity_of
 from data_prep.limits import TIME_LIMIT_SECONDS, VideoError, check_size
 
 
@@ -97,13 +97,26 @@ def _wanted(frames: list[Any], numbers: dict[int, int]) -> Iterator[tuple[Any, i
 
 
 def _open_decoder(index: PacketIndex) -> Any:
-    told = index.decoder
-    decoder: Any = av.CodecContext.create(told.codec, "r")
+    says = index.decoder
+    decoder: Any = av.CodecContext.create(says.codec, "r")
     decoder.thread_count, decoder.thread_type = 1, "NONE"
-    decoder.extradata = told.extradata or None
-    decoder.codec_tag = told.codec_tag
-    decoder.width, decoder.height = told.width, told.height
-    decoder.bits_per_coded_sample = told.bits_per_coded_sample
-    decoder.color_range, decoder.color_primaries, decoder.color_trc, decoder.colorspace = told.colors
-    decoder.reorder_depth = told.reorder_depth
+    decoder.extradata = says.extradata or None
+    decoder.codec_tag = says.codec_tag
+    decoder.width, decoder.height = says.width, says.height
+    decoder.bits_per_coded_sample = says.bits_per_coded_sample
+    decoder.color_range, decoder.color_primaries, decoder.color_trc, decoder.colorspace = says.colors
+    decoder.reorder_depth = says.reorder_depth
     return decoder
+
+
+def told(context: Any) -> Decoder | None:
+    """What the container told the decoder that it opened; None where that cannot be told again."""
+    try:
+        tag = context.codec_tag
+    except UnicodeDecodeError:  # PyAV gives and takes ASCII only
+        return None
+    colors = context.color_range, context.color_primaries, context.color_trc, context.colorspace
+    return Decoder(
+        context.name, context.extradata or b"", tag, context.width, context.height, context.reorder_depth,
+        context.bits_per_coded_sample, (int(colors[0]), int(colors[1]), int(colors[2]), int(colors[3])),
+    )  # fmt: skip

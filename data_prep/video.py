@@ -18,7 +18,7 @@ import io
 import os
 import stat
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -30,31 +30,16 @@ from av.video.reformatter import VideoReformatter
 
 from data_prep.frame import Box, Clock, Frame, Window, orientation
 from data_prep.images import FrameFolder
-from data_prep.index import Decoder, IndexMaker, PacketIndex, Picture0
-from data_prep.indexed import StaleIndex, opened_bytes, read_indexed
+from data_prep.index import IndexMaker, PacketIndex, Picture0
+from data_prep.indexed import StaleIndex, opened_bytes, read_indexed, told
+from data_prep.known import Key, key_of, known_index, remember
 from data_prep.labeled import Span
 from data_prep.limits import TIME_LIMIT_SECONDS, VideoError, check_size
 from data_prep.measure import Measure, VideoInfo, frames_of_span
 
 EXTENSIONS = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".avi",
-        ".mkv",
-        ".webm",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".mts",
-        ".3gp",
-        ".wmv",
-        ".flv",
-        ".ogv",
-        ".gif",
-    ]
-)  # compared in lower case
+    [".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".3gp", ".wmv", ".flv", ".ogv", ".gif"]
+)  # compared in lower case  # fmt: skip
 
 # Every demuxer that the extensions need, none that follows a reference to another file (hls, concat, sdp, image2).
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,gif,asf,flv,ogg"
@@ -73,11 +58,12 @@ class VideoFile:
         self.codec: str = stream.codec_context.name
         claimed = stream.average_rate or stream.guessed_rate
         self.fps = float(claimed) if claimed else None  # a claim; None where there is none
-        self.claimed_frames: int = stream.frames
+        # Also a claim; 0 where there is none.
+        self.claimed_frames: int = stream.frames or round((container.duration or 0) / av.time_base * (self.fps or 0))
         self.pts: list[int] = []  # of the frames so far
         self._maker, self._decoder, self._picture = maker, None, Picture0((0, 0), 0, False)
         if maker is not None:
-            self._decoder = _told(stream.codec_context)
+            self._decoder = told(stream.codec_context)
             stream.codec_context.copy_opaque = True
 
     def __iter__(self) -> Iterator[Frame]:
@@ -200,18 +186,6 @@ def _reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
-def _told(context: Any) -> Decoder | None:
-    try:
-        tag = context.codec_tag
-    except UnicodeDecodeError:  # PyAV gives and takes ASCII only
-        return None
-    colors = context.color_range, context.color_primaries, context.color_trc, context.colorspace
-    return Decoder(
-        context.name, context.extradata or b"", tag, context.width, context.height, context.reorder_depth,
-        context.bits_per_coded_sample, (int(colors[0]), int(colors[1]), int(colors[2]), int(colors[3])),
-    )  # fmt: skip
-
-
 def probe(source: Source, span: Span | None = None) -> VideoInfo:
     """Decodes the whole video (or span) once and says what is really there. Raises `VideoError`."""
     return probe_times(source, span)[0]
@@ -222,12 +196,12 @@ def probe_times(source: Source, span: Span | None = None) -> tuple[VideoInfo, li
 
     The index that this gives is remembered for `read_frames`.
     """
-    key = _key_of(source)
+    key = key_of(source)
     with open_video(source, indexing=key is not None) as video:
         measure = Measure(video)
         for frame in frames_of_span(video, span):
             measure.add(frame)
-        _remember(key, video)
+        remember(key, video.index() if isinstance(video, VideoFile) else None)
         info = measure.info()
         return info, measure.frame_times(info.fps)
 
@@ -263,8 +237,8 @@ def read_frames(
     mid-stream, frames are scaled to the first frame's size. Raises `VideoError`.
     """
     wanted = sorted(set(indices))
-    key = _key_of(source)
-    index = index or _indexes.get(key)
+    key = key_of(source)
+    index = index or known_index(key)
     frames = None
     if index is not None and wanted[-1] < index.num_frames:
         size, box = _size_and_box(index.picture.size, short_side, window)
@@ -301,33 +275,9 @@ def _read_from_start(
             if frame.index in wanted:
                 frames[frame.index] = frame.rgb(size)[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
             if frame.index == last:
-                if key is not None and isinstance(video, VideoFile) and video.claimed_frames <= 2 * num_frames:
+                if key is not None and isinstance(video, VideoFile) and 0 < video.claimed_frames <= 2 * num_frames:
                     with suppress(VideoError):
                         deque(ordered, maxlen=0)
-                        _remember(key, video)
+                        remember(key, video.index())
                 return np.stack([frames[i] for i in wanted])
     raise VideoError(f"has {num_frames} frames, but frame {last} was asked for")
-
-
-Key = tuple[str, int, int, int, int]
-_indexes: OrderedDict[Key | None, PacketIndex] = OrderedDict()
-_MAX_INDEXES = 4096  # of some kB each
-
-
-def _key_of(source: Source) -> Key | None:
-    """Names a file as it is now; None for bytes, whose index whoever keeps them has to keep."""
-    if isinstance(source, _IN_MEMORY):
-        return None
-    try:
-        status = os.stat(source)
-    except (OSError, ValueError):
-        return None
-    return os.path.abspath(source), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _remember(key: Key | None, video: VideoFile | FrameFolder) -> None:
-    index = video.index() if isinstance(video, VideoFile) and key is not None else None
-    if index is not None:
-        _indexes[key] = index
-        if len(_indexes) > _MAX_INDEXES:
-            _indexes.popitem(last=False)

@@ -15,6 +15,7 @@ from conftest import blobs, encode, gray_ramp
 from data_prep import video as video_module
 from data_prep.index import PacketIndex
 from data_prep.indexed import StaleIndex, read_indexed
+from data_prep.known import key_of, known_index
 from data_prep.labeled import Span
 from data_prep.video import open_video, probe, read_frames
 
@@ -301,3 +302,13 @@ def test_a_part_of_the_frames_is_the_same_part_either_way(tmp_path: Path) -> Non
         np.testing.assert_array_equal(read_frames(data, [5, 40], window=window), truth[:, 10:30, 4:34])
         index = index_of(path)
         np.testing.assert_array_equal(read_frames(data, [5, 40], index, window=window), truth[:, 10:30, 4:34])
+
+
+@pytest.mark.parametrize("kind", ["h264_b.mp4", "h264_pyramid.mkv"])
+def test_an_early_frame_does_not_cost_the_whole_file(tmp_path: Path, kind: str) -> None:
+    """Only a reader that comes near the end goes on to it, for the index."""
+    path = write(tmp_path / kind, kind)
+    read_frames(path, [5])
+    assert known_index(key_of(path)) is None
+    read_frames(path, [30])
+    assert known_index(key_of(path)) is not None
