@@ -43,10 +43,11 @@ def decode_jpegs(frames: Sequence[bytes], window: Window | None = None) -> np.nd
     check_size(width, height)
     top, left, box_height, box_width = (0, 0, height, width) if window is None else window((height, width))
     pixels = np.empty((len(frames), box_height, box_width, 3), np.uint8)
-    whole = np.empty((height, width, 3), np.uint8)
+    part = np.empty((height, width, 3), np.uint8) if window is not None else None
     for at, data in enumerate(frames):
         if jpeg_size(data) != (height, width):
             raise VideoError("its stored frames differ in size")
+        whole = pixels[at] if part is None else part
         try:
             if simplejpeg is not None:
                 simplejpeg.decode_jpeg(data, buffer=whole)
@@ -55,7 +56,8 @@ def decode_jpegs(frames: Sequence[bytes], window: Window | None = None) -> np.nd
                     whole[:] = image.convert("RGB")
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise VideoError(f"a stored frame is not a JPEG: {error}") from error
-        pixels[at] = whole[top : top + box_height, left : left + box_width]
+        if part is not None:
+            pixels[at] = part[top : top + box_height, left : left + box_width]
     return pixels
 
 
