@@ -21,7 +21,7 @@ from data_prep.video import EXTENSIONS, open_video
 KINDS: dict[str, tuple[str, dict[str, str], str, tuple[int, int], int, int, bool]] = {
     "kinetics": ("libx264", {"preset": "medium", "crf": "23", "g": "250", "bf": "3"}, "mp4", (256, 340), 30, 300, True),
     "720p": ("libx264", {"preset": "medium", "crf": "23", "g": "250", "bf": "3"}, "mp4", (720, 1280), 30, 300, True),
-    "ucf101": ("mpeg4", {"qscale": "4", "g": "12"}, "avi", (240, 320), 25, 180, False),
+    "ucf101": ("mpeg4", {"b": "700000", "g": "12"}, "avi", (240, 320), 25, 180, False),
     "ssv2": (
         "libvpx-vp9",
         {"crf": "33", "b": "0", "deadline": "good", "cpu-used": "4"},
