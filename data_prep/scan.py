@@ -18,7 +18,7 @@ from data_prep.frame import Frame
 from data_prep.images import Picture, encode_jpeg, frame_paths
 from data_prep.index import PacketIndex
 from data_prep.labeled import LabeledVideo
-from data_prep.limits import MAX_STORED_BYTES, MAX_WORKER_BYTES, VideoError
+from data_prep.limits import MAX_INDEX_BYTES, MAX_STORED_BYTES, MAX_WORKER_BYTES, VideoError
 from data_prep.measure import Measure, VideoInfo, frames_of_span, irregular_times
 from data_prep.video import VideoFile, index_video, open_video, shrunk
 
@@ -155,7 +155,7 @@ class _Files:
         return source
 
     def close(self, path: Path, index: PacketIndex | None) -> Pictures:
-        packets = index.to_bytes() if index is not None else None
+        packets = _packed(index)
         if not self.embed:
             return Pictures(packet_index=packets)
         if path.is_dir():
@@ -206,8 +206,12 @@ class _Frames:
         if self.clip is None:
             return Pictures(frames=self.jpegs)
         video = self.clip.close()
-        written = index_video(video)
-        return Pictures(video=video, packet_index=written.to_bytes() if written is not None else None)
+        return Pictures(video=video, packet_index=_packed(index_video(video)))
+
+
+def _packed(index: PacketIndex | None) -> bytes | None:
+    packed = index.to_bytes() if index is not None else b""
+    return packed if 0 < len(packed) <= MAX_INDEX_BYTES else None
 
 
 def _keeper(storing: Storing, fps: float | None) -> _Files | _Frames:

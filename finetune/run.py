@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         evaluation = evaluate(trainer, splits)
+    trainer.gather_unreadable()
     metrics = evaluation.metrics if evaluation else {}
     if trainer.is_world_process_zero():
         write_report(trainer, splits, settings, evaluation, hub_model_id, time.monotonic() - started)
@@ -125,7 +126,7 @@ def load_data(settings: Settings) -> Splits:
 
 def count_in_steps(training_args: FinetuningArguments, num_rows: int) -> None:
     """A stream has no end: epochs become steps, in training, evaluation and saving."""
-    steps = steps_per_pass(num_rows, training_args.per_device_train_batch_size, training_args.world_size, training_args.gradient_accumulation_steps)  # fmt: skip
+    steps = steps_per_pass(num_rows, training_args.train_batch_size, training_args.world_size, training_args.gradient_accumulation_steps)  # fmt: skip
     if training_args.max_steps < 0:
         training_args.max_steps = max(1, round(training_args.num_train_epochs * steps))
     if training_args.eval_strategy == "epoch":
@@ -143,7 +144,7 @@ def train_clips(
         return Clips(splits.train, maker, training=True, seed=training_args.seed)
     count_in_steps(training_args, len(splits.train))
     place = Place(
-        training_args.process_index, training_args.world_size, training_args.per_device_train_batch_size,
+        training_args.process_index, training_args.world_size, training_args.train_batch_size,
         steps_done(checkpoint) * training_args.gradient_accumulation_steps,
     )  # fmt: skip
     return StreamedClips(splits.train, maker, training_args.seed, place)

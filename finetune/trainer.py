@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
@@ -56,6 +57,13 @@ class VideoTrainer(Trainer):
         if empty:
             loss = outputs["logits"].sum() * 0
         return (loss, outputs) if return_outputs else loss
+
+    def gather_unreadable(self) -> None:
+        """Every process learns which videos the others could not read."""
+        if self.args.world_size > 1:
+            found: list[Any] = [None] * self.args.world_size
+            torch.distributed.all_gather_object(found, self.unreadable)
+            self.unreadable = {video_id: reason for one in found for video_id, reason in one.items()}
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and (share := self.data_wait.take()) is not None:

@@ -170,7 +170,10 @@ def _stores(facts: PageFacts) -> Iterator[str]:
     if files / len(videos) <= _CHEAP_SECONDS:
         choice, why = "files", f"A clip costs only {1000 * files / len(videos):.0f} ms of one core: copies save little"
     elif making > _EPOCHS * saved:
-        choice, why = "files", f"Making clips would pay back only after about {making / saved:.0f} epochs, unless training waits for its clips"
+        choice, why = (
+            "files",
+            f"Making clips would pay back only after about {making / saved:.0f} epochs, unless training waits for its clips",
+        )
     else:
         epochs = plural(max(1, round(making / saved)), "epoch")
         choice, why = "clips", f"Making them ({show_seconds(making)} of one core) pays back after about {epochs}"
