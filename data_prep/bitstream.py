@@ -31,6 +31,9 @@ def reader_for(codec: str, extradata: bytes) -> Reader | None:
     """The function that understands packets of `codec` (FFmpeg's name); None where there is none."""
     if codec == "h264":
         length = (extradata[4] & 3) + 1 if extradata[:1] == b"\x01" and len(extradata) > 6 else 0
+        if _h264_profile(extradata, length) in (None, 44, 244):
+            # 4:4:4. Old x264 coded it wrongly, and FFmpeg knows it by a message in the file's first packet alone.
+            return None
         return lambda data: _h264(_nal_units(data, length))
     if codec == "hevc":
         length = (extradata[21] & 3) + 1 if extradata[:1] == b"\x01" and len(extradata) > 22 else 0
@@ -50,6 +53,18 @@ def _nal_units(data: bytes, length: int) -> Iterator[bytes]:
     while 0 <= at <= len(data) - 5:
         yield data[at + 3 : at + 5]
         at = data.find(b"\0\0\1", at + 3)
+
+
+def _h264_profile(extradata: bytes, length: int) -> int | None:
+    """profile_idc: of an avcC box (ISO/IEC 14496-15), else of the first sequence parameters; None where there are none."""
+    if length:
+        return extradata[1]
+    at = extradata.find(b"\0\0\1")
+    while 0 <= at <= len(extradata) - 5:
+        if extradata[at + 3] & 31 == 7:
+            return extradata[at + 4]
+        at = extradata.find(b"\0\0\1", at + 3)
+    return None
 
 
 def _h264(units: Iterator[bytes]) -> Coded | None:
@@ -94,7 +109,8 @@ def _mpeg4(data: bytes) -> Coded | None:
     layer = data.find(b"\0\0\1", 0, at)
     parameters = False
     while layer >= 0:
-        parameters |= data[layer + 3] in range(0x20, 0x30)
+        # Layers, and what the encoder says of itself, by which FFmpeg makes up for its faults.
+        parameters |= data[layer + 3] in (*range(0x20, 0x30), 0xB0, 0xB2)
         layer = data.find(b"\0\0\1", layer + 3, at)
     return Coded(entry=kind == 0, disposable=kind == 2 and not parameters, parameters=parameters)
 

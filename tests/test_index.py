@@ -29,6 +29,7 @@ KINDS = {
     "h264_interlaced.mp4": ("libx264", {"bf": "2", "x264-params": H264 + ":interlaced=1"}, "yuv420p"),
     "h264_10bit.mp4": ("libx264", {"bf": "3", "x264-params": H264}, "yuv420p10le"),
     "h264_intra.mov": ("libx264", {"g": "1", "x264-params": "log-level=none"}, "yuv420p"),
+    "h264_444.mp4": ("libx264", {"bf": "2", "x264-params": H264}, "yuv444p"),
     "h264.flv": ("libx264", {"bf": "2", "x264-params": H264}, "yuv420p"),
     "h264.ts": ("libx264", {"bf": "3", "x264-params": H264}, "yuv420p"),
     "hevc.mp4": ("libx265", {"x265-params": "keyint=12:bframes=3:log-level=none:pools=1"}, "yuv420p"),
@@ -45,7 +46,7 @@ KINDS = {
     "theora.ogv": ("wmv2", {"g": "8"}, "yuv420p"),
 }  # fmt: skip
 KINDS["wmv2.wmv"] = KINDS.pop("theora.ogv")
-INDEXED = {name for name in KINDS if not name.startswith(("mpeg2", "wmv2")) and not name.endswith(".ts")}
+INDEXED = {name for name in KINDS if not name.startswith(("mpeg2", "wmv2", "h264_444")) and not name.endswith(".ts")}
 
 
 SIZE = 64  # px; x265 writes past its memory below that
