@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+Box = tuple[int, int, int, int]  # top, left, height, width in px
+Window = Callable[[tuple[int, int]], Box]  # says which part is wanted of frames of (height, width)
 
 
 class Frame:
@@ -19,19 +23,31 @@ class Frame:
 
     def rgb(self, size: tuple[int, int]) -> np.ndarray:
         """uint8 RGB `(height, width, 3)` at `size`, upright."""
+        pixels = np.empty((*size, 3), np.uint8)
+        self.write_rgb(pixels, size, (0, 0, *size))
+        return pixels
+
+    def write_rgb(self, pixels: np.ndarray, size: tuple[int, int], box: Box) -> None:
+        """Fills uint8 RGB `pixels` with the part `box` of the upright frame at `size`."""
         height, width = size[::-1] if self._turns % 2 else size
-        converted = self._converters[0].reformat(self._frame, width=width, height=height, format="rgb24")
-        return self._upright(converted.to_ndarray())
+        # threads=1: the default starts one per core for each frame.
+        converted = self._converters[0].reformat(self._frame, width=width, height=height, format="rgb24", threads=1)
+        plane = converted.planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, : 3 * width]
+        top, left, box_height, box_width = box
+        pixels[:] = self._upright(rows.reshape(height, width, 3))[top : top + box_height, left : left + box_width]
 
     def gray(self, side: int) -> np.ndarray:
         """uint8 luma `(side, side)` of the whole picture, upright."""
         converted = self._converters[1].reformat(
-            self._frame, width=side, height=side, format="gray", interpolation="AREA"
+            self._frame, width=side, height=side, format="gray", interpolation="AREA", threads=1
         )
         return self._upright(converted.to_ndarray())
 
     def _upright(self, pixels: np.ndarray) -> np.ndarray:
         # The container's rotation, which FFmpeg only reports.
+        if self._turns == 0 and not self._mirrored:
+            return pixels
         return np.rot90(pixels[:, ::-1] if self._mirrored else pixels, self._turns)
 
 

@@ -6,12 +6,18 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+from data_prep.frame import Window
 from data_prep.limits import MAX_FRAMES, VideoError, check_size
 
 IMAGE_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp"])  # compared in lower case
@@ -26,14 +32,50 @@ def encode_jpeg(frame: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def decode_jpegs(frames: Sequence[bytes], window: Window | None = None) -> np.ndarray:
+    """uint8 RGB `(frames, height, width, 3)` from JPEG bytes, of one size; `window` says which part is kept.
+
+    Raises `VideoError`.
+
+    With simplejpeg (an extra) in half the time; the pixels are the same, since both are libjpeg-turbo at its defaults.
+    """
+    height, width = jpeg_size(frames[0])
+    check_size(width, height)
+    top, left, box_height, box_width = (0, 0, height, width) if window is None else window((height, width))
+    pixels = np.empty((len(frames), box_height, box_width, 3), np.uint8)
+    part = np.empty((height, width, 3), np.uint8) if window is not None else None
+    for at, data in enumerate(frames):
+        if jpeg_size(data) != (height, width):
+            raise VideoError("its stored frames differ in size")
+        whole = pixels[at] if part is None else part
+        try:
+            if simplejpeg is not None:
+                simplejpeg.decode_jpeg(data, buffer=whole)
+            else:
+                with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+                    whole[:] = image.convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise VideoError(f"a stored frame is not a JPEG: {error}") from error
+        if part is not None:
+            pixels[at] = part[top : top + box_height, left : left + box_width]
+    return pixels
+
+
 def decode_jpeg(data: bytes) -> np.ndarray:
     """One uint8 RGB frame `(height, width, 3)` from JPEG bytes. Raises `VideoError`."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            check_size(*image.size)
-            return np.asarray(image.convert("RGB"))
-    except (OSError, Image.DecompressionBombError) as error:
-        raise VideoError(f"a stored frame is not a JPEG: {error}") from error
+    frame: np.ndarray = decode_jpegs([data])[0]
+    return frame
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """(height, width) in px, as the header says (ITU-T T.81, B.2.2). Raises `VideoError` where `data` is no JPEG."""
+    at = 2 if data[:2] == b"\xff\xd8" else len(data)
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        # Frame headers are C0 to CF without tables (C4, CC) and extensions (C8).
+        if 0xC0 <= data[at + 1] <= 0xCF and data[at + 1] not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    raise VideoError("a stored frame is not a JPEG")
 
 
 def natural_order(name: str) -> list[int | str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 MAX_PIXELS = 8192 * 4352  # per frame; an 8K frame fits. A 200-byte GIF may claim 16000 x 16000 and cost 2 GB.
 MAX_FRAMES = 1_000_000  # 9 hours at 30 frames per second
 MAX_STORED_BYTES = 1 << 30  # of one video's pictures; an Arrow cell ends at 2 GiB
+MAX_INDEX_BYTES = 1 << 20  # of one video's packet index, about three hours; a thousand lie in one Arrow batch
 MAX_BAD_PACKETS = 0.2  # share of the packets
 MAX_MISSING_BYTES = 0.2  # share of the bytes that a file lacks at its end
 MAX_WORKER_BYTES = 8 << 30  # address space of a process that decodes; an 8K film needs about 2 GB

@@ -197,13 +197,17 @@ def write_rows(
     keys_of: dict[str, list[str]] = {}
     for split in SPLITS:
         chosen = [(known, name) for known, name in zip(collection.videos, split_of) if folds or name == split]
+        if is_url(directory) and split == "train":  # who streams it mixes only neighbours, which come by class
+            chosen.sort(
+                key=lambda one: hashlib.blake2b(one[0].video.video_id.encode("utf-8", "surrogatepass")).digest()
+            )
         if chosen and (split == "train" or not folds):
             rows_of[split] = [
                 make_row(
                     known.scanned,
                     known.video.path,
                     _cells(known, name, spans, folds, found.multi_label),
-                    None if options.store == "files" and not options.embed else known.pictures,
+                    known.pictures,
                 )
                 for known, name in chosen
             ]

@@ -23,6 +23,8 @@ def publish(directory: Path, repo_id: str, private: bool, summary: dict[str, Any
     if not (directory / "dataset_dict.json").is_file():
         raise UserError(f"--push_to_hub: {directory} is not on this disk. Prepare it to a directory first.")
     dataset = open_dataset(directory)
+    if "train" in dataset:  # who streams it mixes only neighbours, which are of one class on disk
+        dataset["train"] = dataset["train"].shuffle(seed=0)
     api = HfApi()
     try:
         patiently(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))

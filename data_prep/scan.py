@@ -17,9 +17,11 @@ from data_prep.encode import ClipWriter, even
 from data_prep.fingerprint import SIZE, Fingerprint
 from data_prep.frame import Frame
 from data_prep.images import FrameFolder, Picture, encode_jpeg, frame_paths
+from data_prep.index import PacketIndex
 from data_prep.labeled import LabeledVideo
-from data_prep.limits import MAX_MISSING_BYTES, MAX_STORED_BYTES, MAX_WORKER_BYTES, VideoError
-from data_prep.video import Measure, VideoFile, VideoInfo, frames_of_span, open_video, shrunk
+from data_prep.limits import MAX_INDEX_BYTES, MAX_MISSING_BYTES, MAX_STORED_BYTES, MAX_WORKER_BYTES, VideoError
+from data_prep.measure import Measure, VideoInfo, frames_of_span, irregular_times
+from data_prep.video import VideoFile, index_video, open_video, shrunk
 
 _UNKNOWN_FRAME_RATE = 25.0  # 1/s, of pictures whose times nobody knows
 _HDR_TRANSFERS = (16, 18)  # PQ and HLG, in the numbers of ITU-T H.273, table 3
@@ -60,11 +62,13 @@ class Scanned:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What the store keeps: `frames` JPEGs, or a `video`'s bytes, or neither; and the fingerprint."""
+    """What the store keeps: `frames` JPEGs, or a `video`'s bytes, or neither; and what stands beside them."""
 
     fingerprint: bytes = b""
     frames: list[bytes] | None = None
     video: bytes | None = None
+    packet_index: bytes | None = None
+    frame_times: list[float] | None = None
 
 
 def video_key(video: LabeledVideo) -> tuple[str, int]:
@@ -102,7 +106,7 @@ def _scan(video: LabeledVideo, key: str, storing: Storing) -> tuple[Scanned, Pic
     fingerprint = Fingerprint()
     brightness: list[float] = []
     decode_seconds = 0.0
-    with open_video(video.path, storing.time_limit) as opened:
+    with open_video(video.path, storing.time_limit, indexing=storing.store == "files") as opened:
         measure, pictures = Measure(opened), _keeper(storing, opened.fps)
         frames = frames_of_span(opened, video.span)
         while True:
@@ -120,9 +124,14 @@ def _scan(video: LabeledVideo, key: str, storing: Storing) -> tuple[Scanned, Pic
             pictures.add(frame, seconds)
         source = _without_its_end(measure.info(), opened, video)
         hdr = isinstance(opened, VideoFile) and opened.stream.codec_context.color_trc in _HDR_TRANSFERS
+        index = opened.index() if isinstance(opened, VideoFile) else None
     digest, num_bytes = _digest(video.path)
     stored = pictures.info(source)
-    kept = pictures.close(fingerprint.to_bytes(), video.path)
+    kept = replace(
+        pictures.close(video.path, index),
+        fingerprint=fingerprint.to_bytes(),
+        frame_times=irregular_times(pictures.seconds, stored.fps),
+    )
     scanned = Scanned(
         key,
         video.video_id,
@@ -161,21 +170,23 @@ class _Files:
 
     def __init__(self, embed: bool):
         self.embed = embed
+        self.seconds: list[float] = []
 
     def add(self, frame: Frame | Picture, seconds: float) -> None:
-        pass
+        self.seconds.append(seconds)
 
     def info(self, source: VideoInfo) -> VideoInfo:
         return source
 
-    def close(self, fingerprint: bytes, path: Path) -> Pictures:
+    def close(self, path: Path, index: PacketIndex | None) -> Pictures:
+        packets = _packed(index)
         if not self.embed:
-            return Pictures(fingerprint)
+            return Pictures(packet_index=packets)
         if path.is_dir():
             raise VideoError("is a folder of frames, which has no bytes to embed: use --store clips or frames")
         if path.stat().st_size > MAX_STORED_BYTES:
             raise VideoError(f"is larger than {MAX_STORED_BYTES >> 30} GB, too large to embed: use --store clips")
-        return Pictures(fingerprint, video=path.read_bytes())
+        return Pictures(video=path.read_bytes(), packet_index=packets)
 
 
 class _Frames:
@@ -187,22 +198,23 @@ class _Frames:
         self.jpegs: list[bytes] = []
         self.clip: ClipWriter | None = None
         self.num_bytes = self.num_frames = 0
-        self.first = 0.0
+        self.seconds: list[float] = []  # of what is kept
 
     def add(self, frame: Frame | Picture, seconds: float) -> None:
         if self.num_frames == 0:
-            self.size, self.first = shrunk(frame.size, self.storing.short_side), seconds
+            self.size = shrunk(frame.size, self.storing.short_side)
             if self.storing.store == "clips":
                 self.size = even(self.size)
                 self.clip = ClipWriter(self.size, min(filter(None, (self.fps, self.storing.frame_rate)), default=None))
         rate = self.storing.frame_rate
         # A hair's breadth, so that 30 frames per second at a cap of 15 are every second one in spite of rounding.
-        if rate is not None and seconds - self.first < self.num_frames / rate - 1e-3:
+        if rate is not None and self.seconds and seconds - self.seconds[0] < self.num_frames / rate - 1e-3:
             return
         self.num_frames += 1
+        self.seconds.append(seconds)
         picture = frame.rgb(self.size)
         if self.clip is not None:
-            self.clip.add(picture, seconds - self.first)
+            self.clip.add(picture, seconds - self.seconds[0])
             return
         self.jpegs.append(encode_jpeg(picture))
         self.num_bytes += len(self.jpegs[-1])
@@ -214,10 +226,16 @@ class _Frames:
         codec = "h264" if self.clip is not None else "mjpeg"
         return VideoInfo(self.num_frames, fps, source.duration, *self.size, source.num_bad_packets, codec)
 
-    def close(self, fingerprint: bytes, path: Path) -> Pictures:
-        if self.clip is not None:
-            return Pictures(fingerprint, video=self.clip.close())
-        return Pictures(fingerprint, frames=self.jpegs)
+    def close(self, path: Path, index: PacketIndex | None) -> Pictures:
+        if self.clip is None:
+            return Pictures(frames=self.jpegs)
+        video = self.clip.close()
+        return Pictures(video=video, packet_index=_packed(index_video(video)))
+
+
+def _packed(index: PacketIndex | None) -> bytes | None:
+    packed = index.to_bytes() if index is not None else b""
+    return packed if 0 < len(packed) <= MAX_INDEX_BYTES else None
 
 
 def _keeper(storing: Storing, fps: float | None) -> _Files | _Frames:

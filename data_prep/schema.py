@@ -14,6 +14,10 @@ STORES: tuple[Store, ...] = ("files", "clips", "frames")
 # One of these columns holds the pictures, by store.
 STORE_COLUMN: dict[Store, str] = {"files": "video", "clips": "video", "frames": "frames"}
 
+# Beside the store's column, and empty where there is nothing to say: how to read single frames of `video`
+# (`data_prep.index`), and when frames are shown whose rate is not constant.
+PACKET_INDEX, FRAME_TIMES = "packet_index", "frame_times"
+
 # What training cannot do without, beside the store's column and `label` or `labels`.
 REQUIRED_COLUMNS = ("video_id", "num_frames")
 
@@ -26,6 +30,8 @@ def dataset_features(
     `video_id` is the source's path relative to the root it was found under; `num_frames`, `fps` (1/s), `duration`
     (s), `height` and `width` (px) are measured by decoding, of what is stored. `fps` and `duration` are null when the
     file's timestamps do not tell. `video` holds a path and/or bytes, `frames` JPEG bytes in display order, upright.
+    `packet_index` goes with `video`, and is null where the file has to be decoded from its start. `frame_times` (s since
+    frame 0, one per frame) is null where the frames follow one another at `fps`.
     A row that is a part of its file says so with `first_frame`, the index in that file of its frame 0, and with `start`
     and `end` (s) where the layout gave them. `fold` is there in place of splits.
     """
@@ -42,7 +48,10 @@ def dataset_features(
         "duration": Value("float32"),
         "height": Value("int32"),
         "width": Value("int32"),
+        FRAME_TIMES: List(Value("float32")),
     }
+    if store != "frames":
+        columns[PACKET_INDEX] = Value("binary")
     if spans:
         columns |= {"first_frame": Value("int32"), "start": Value("float32"), "end": Value("float32")}
     if folds:

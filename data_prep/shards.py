@@ -18,9 +18,10 @@ import fsspec
 import pyarrow as pa
 
 from data_prep.labeled import LabeledVideo
+from data_prep.measure import VideoInfo
 from data_prep.parquet import Place, Rows, open_parquet, parquet_file
 from data_prep.scan import Pictures, Scanned, Storing, scan_video
-from data_prep.video import VideoInfo
+from data_prep.schema import FRAME_TIMES, PACKET_INDEX
 
 CHUNK_SIZE = 16  # videos; what a killed run does again, at most, for each process
 
@@ -57,6 +58,8 @@ _SHARD_SCHEMA = pa.schema(
         ("fingerprint", pa.binary()),
         ("frames", pa.list_(pa.binary())),
         ("video", pa.large_binary()),
+        (PACKET_INDEX, pa.binary()),
+        (FRAME_TIMES, pa.list_(pa.float32())),
     ]
 )
 
@@ -106,7 +109,8 @@ def _row(scanned: Scanned, pictures: Pictures) -> dict[str, Any]:
     # A name that is not UTF-8 may be scanned, to be refused later; Arrow's texts are UTF-8.
     row["video_id"] = scanned.video_id.encode("utf-8", "backslashreplace").decode()
     row["reason"] = scanned.reason.encode("utf-8", "backslashreplace").decode()
-    return row | {"fingerprint": pictures.fingerprint, "frames": pictures.frames, "video": pictures.video}
+    beside = {PACKET_INDEX: pictures.packet_index, FRAME_TIMES: pictures.frame_times}
+    return row | {"fingerprint": pictures.fingerprint, "frames": pictures.frames, "video": pictures.video} | beside
 
 
 def finished(folder: str) -> Iterator[tuple[Scanned, Place]]:

@@ -21,7 +21,7 @@ from data_prep.checksums import are_checksums
 from data_prep.errors import UserError
 from data_prep.parquet import Place, Rows, parquet_file
 from data_prep.scan import Scanned
-from data_prep.schema import SPLITS, STORE_COLUMN, Store
+from data_prep.schema import FRAME_TIMES, PACKET_INDEX, SPLITS, STORE_COLUMN, Store
 
 SUMMARY = "summary.json"
 REJECTED = "rejected.csv"
@@ -41,9 +41,9 @@ def is_url(directory: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A video of the dataset: where its pictures lie (None: by path), and the cells beside them."""
+    """A video of the dataset: where what its scan kept lies, and the cells beside that."""
 
-    place: Place | None
+    place: Place
     cells: dict[str, Any]
     num_bytes: int
 
@@ -51,7 +51,7 @@ class Row:
 def make_row(scanned: Scanned, path: Path, cells: dict[str, Any], place: Place | None) -> Row:
     """`cells` holds label or labels, group, and what else the layout gives."""
     info = scanned.stored
-    if info is None:
+    if info is None or place is None:
         raise ValueError(f"{scanned.video_id} was refused, so it has no row")
     measured = {name: getattr(info, name) for name in ("num_frames", "fps", "duration", "height", "width")}
     cells = {"video_id": scanned.video_id, "path": str(path), **cells, **measured}
@@ -133,18 +133,22 @@ def parts_of(rows: Sequence[Row]) -> Iterator[list[Row]]:
 def full_rows(rows: Iterable[Row], store: Store) -> Iterator[dict[str, Any]]:
     """Each row's cells with its pictures."""
     column = STORE_COLUMN[store]
-    pictures = Rows([column])
+    beside = [FRAME_TIMES] if store == "frames" else [FRAME_TIMES, PACKET_INDEX]
+    pictures = Rows([column, *beside])
     try:
         for row in rows:
             cells = dict(row.cells)
             path = cells.pop("path")
-            read = pictures.read(row.place)[column] if row.place is not None else None
+            kept = pictures.read(row.place)
+            read = kept[column]
+            cells |= {name: kept[name] for name in beside}
             if store == "frames":
                 cells[column] = read
             else:
+                data = read["bytes"] if isinstance(read, dict) else read
                 # Beside bytes only a name: the path of a machine is nobody's business, and would win over the bytes.
-                name = path if read is None else f"{Path(path).stem}.mp4" if store == "clips" else Path(path).name
-                cells[column] = {"bytes": read["bytes"] if isinstance(read, dict) else read, "path": name}
+                name = path if data is None else f"{Path(path).stem}.mp4" if store == "clips" else Path(path).name
+                cells[column] = {"bytes": data, "path": name}
             yield cells
     finally:
         pictures.close()

@@ -7,6 +7,9 @@ FFmpeg read another file or open a connection. A folder of numbered images is re
 Frames are counted and indexed in the order the decoder delivers them. Timestamps are not trusted for order: packed
 B-frames (most UCF101 clips) carry wrong ones on frames that come in the right order. Packets are decoded one by one
 on one thread, so that a damaged packet costs itself alone and the same file gives the same frames everywhere.
+
+A pass over a file can leave a `PacketIndex`, by which `read_frames` then decodes only what the wanted frames need; the
+pixels are the same.
 """
 
 from __future__ import annotations
@@ -15,78 +18,53 @@ import io
 import os
 import stat
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from data_prep.frame import Clock, Frame, orientation
-from data_prep.images import FrameFolder, Picture
+from data_prep.frame import Box, Clock, Frame, Window, orientation
+from data_prep.images import FrameFolder
+from data_prep.index import IndexMaker, PacketIndex, Picture0
+from data_prep.indexed import StaleIndex, opened_bytes, read_indexed, told
+from data_prep.known import Key, key_of, known_index, remember
 from data_prep.labeled import Span
-from data_prep.limits import MAX_BAD_PACKETS, MAX_FRAMES, TIME_LIMIT_SECONDS, VideoError, check_size
+from data_prep.limits import TIME_LIMIT_SECONDS, VideoError, check_size
+from data_prep.measure import Measure, VideoInfo, frames_of_span
 
 EXTENSIONS = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".avi",
-        ".mkv",
-        ".webm",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".mts",
-        ".3gp",
-        ".wmv",
-        ".flv",
-        ".ogv",
-        ".gif",
-    ]
-)  # compared in lower case
+    [".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".3gp", ".wmv", ".flv", ".ogv", ".gif"]
+)  # compared in lower case  # fmt: skip
 
 # Every demuxer that the extensions need, none that follows a reference to another file (hls, concat, sdp, image2).
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,gif,asf,flv,ogg"
 
-MAX_DURATION_SECONDS = 24 * 3600.0
-
-Source = str | os.PathLike[str] | bytes
-
-
-@dataclass(frozen=True, slots=True)
-class VideoInfo:
-    """What decoding the whole video (or a span of it) measured.
-
-    `fps` in 1/s and `duration` in s are None when the timestamps do not tell; `height` and `width` in px are of the
-    upright picture; `num_bad_packets` were left out because they did not decode; `first_frame` is the index in the
-    file of a span's first frame.
-    """
-
-    num_frames: int
-    fps: float | None
-    duration: float | None
-    height: int
-    width: int
-    num_bad_packets: int = 0
-    codec: str = ""  # as FFmpeg calls it
-    first_frame: int = 0
+Source = str | os.PathLike[str] | bytes | memoryview
+_IN_MEMORY = (bytes, memoryview)
 
 
 class VideoFile:
     """Frames of one opened video in delivery order, and the count of packets that did not decode."""
 
-    def __init__(self, container: Any, stream: Any, time_limit: float):
+    def __init__(self, container: Any, stream: Any, time_limit: float, maker: IndexMaker | None = None):
         self.container, self.stream = container, stream
         self.num_packets = self.num_bad_packets = 0
         self.time_limit, self.deadline = time_limit, time.monotonic() + time_limit
         self.codec: str = stream.codec_context.name
         claimed = stream.average_rate or stream.guessed_rate
         self.fps = float(claimed) if claimed else None  # a claim; None where there is none
+        # Also a claim; 0 where there is none.
+        self.claimed_frames: int = stream.frames or round((container.duration or 0) / av.time_base * (self.fps or 0))
         self.pts: list[int] = []  # of the frames so far
+        self._maker, self._decoder, self._picture = maker, None, Picture0((0, 0), 0, False)
+        if maker is not None:
+            self._decoder = told(stream.codec_context)
+            stream.codec_context.copy_opaque = True
 
     def __iter__(self) -> Iterator[Frame]:
         # For all frames: a new one would set up its tables for each.
@@ -98,11 +76,24 @@ class VideoFile:
                 turns, mirrored = orientation(frame)
             if frame.pts is not None:
                 self.pts.append(frame.pts)
-            yield Frame(frame, index, clock.seconds(frame.pts, index), turns, mirrored, converters)
+            upright = Frame(frame, index, clock.seconds(frame.pts, index), turns, mirrored, converters)
+            if index == 0:
+                self._picture = Picture0(upright.size, turns, mirrored)
+            yield upright
+
+    def index(self) -> PacketIndex | None:
+        """Of the frames so far, where the file was opened for it; None where it cannot be trusted to be read by one."""
+        if self._maker is None or self._decoder is None or self.num_bad_packets:
+            return None
+        depth = self.stream.codec_context.reorder_depth
+        return self._maker.index(replace(self._decoder, reorder_depth=depth), self._picture)
 
     def _frames(self) -> Iterator[Any]:
         for packet in self._packets():
             self.num_packets += 1
+            if self._maker is not None and packet.size:
+                changes = any(map(packet.has_sidedata, ("new_extradata", "param_change")))
+                packet.opaque = self._maker.add(bytes(packet), None if changes else packet.pos)
             try:
                 frames = packet.decode()
             except (av.FFmpegError, ValueError):
@@ -111,6 +102,8 @@ class VideoFile:
             for frame in frames:
                 # The size may change in mid-stream: each frame is checked, not only the header.
                 check_size(frame.width, frame.height)
+                if self._maker is not None:
+                    self._maker.deliver(None if frame.is_corrupt else frame.opaque)
                 yield frame
 
     def _packets(self) -> Iterator[Any]:
@@ -135,12 +128,14 @@ class VideoFile:
 
 
 @contextmanager
-def open_video(source: Source, time_limit: float = TIME_LIMIT_SECONDS) -> Iterator[VideoFile | FrameFolder]:
+def open_video(
+    source: Source, time_limit: float = TIME_LIMIT_SECONDS, indexing: bool = False
+) -> Iterator[VideoFile | FrameFolder]:
     """Opens a file, a file's bytes or a folder of images for one pass over its frames. Raises `VideoError`.
 
-    Reading ends with a `VideoError` when it takes more than `time_limit` seconds.
+    Reading ends with a `VideoError` when it takes more than `time_limit` seconds. `indexing` prepares `VideoFile.index`.
     """
-    if isinstance(source, bytes):
+    if isinstance(source, _IN_MEMORY):
         file: Any = io.BytesIO(source)
     else:
         # Absolute, so that no name can be read as a protocol ("http:...", "concat:a|b").
@@ -163,7 +158,14 @@ def open_video(source: Source, time_limit: float = TIME_LIMIT_SECONDS) -> Iterat
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"cannot be opened as a video: {_reason(error)}") from error
     with container:
-        yield VideoFile(container, _best_stream(container), time_limit)
+        stream = _best_stream(container)
+        if not indexing:
+            yield VideoFile(container, stream, time_limit)
+            return
+        with opened_bytes(source if isinstance(source, _IN_MEMORY) else file) as (pread, num_bytes):
+            context = stream.codec_context
+            maker = IndexMaker(container.format.name, context.name, context.extradata or b"", pread, num_bytes)
+            yield VideoFile(container, stream, time_limit, maker)
 
 
 def _best_stream(container: Any) -> Any:
@@ -184,82 +186,32 @@ def _reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
-def frames_of_span(video: VideoFile | FrameFolder, span: Span | None) -> Iterator[Frame | Picture]:
-    """The frames of a span, or all. Raises `VideoError` where the span holds none, or cannot be found."""
-    if span is None:
-        yield from video
-        return
-    position, found = None, False
-    for frame in video:
-        position = frame.index if span.unit == "frames" else frame.seconds
-        if position is None:
-            raise VideoError("its frames have no times: a part of it cannot be found by seconds")
-        if position >= span.end:
-            break
-        if position >= span.start:
-            found = True
-            yield frame
-    if not found and position is not None:
-        raise VideoError(
-            f"has no frame from {span.start:g} to {span.end:g} {span.unit}: the last one is at {position:g}"
-        )
-
-
-class Measure:
-    """Adds up what the frames of one pass tell."""
-
-    def __init__(self, video: VideoFile | FrameFolder):
-        self.video = video
-        self.num_frames = self.first_frame = 0
-        self.size = (0, 0)
-
-    def add(self, frame: Frame | Picture) -> None:
-        if self.num_frames == 0:
-            self.size, self.first_frame = frame.size, frame.index
-            self._first_pts = max(0, len(getattr(self.video, "pts", ())) - 1)
-        if self.num_frames == MAX_FRAMES:
-            raise VideoError(f"has more than {MAX_FRAMES} frames")
-        self.num_frames += 1
-
-    def info(self) -> VideoInfo:
-        """What was measured. Raises `VideoError` where that is no usable video."""
-        if self.num_frames == 0:
-            raise VideoError("no frame decodes")
-        bad, packets = self.video.num_bad_packets, self.video.num_packets
-        if bad > MAX_BAD_PACKETS * packets:
-            raise VideoError(f"is damaged: {bad} of {packets} packets do not decode")
-        if self.num_frames == 1:
-            raise VideoError("has only one frame: it is a picture, not a video")
-        fps = self._frame_rate()
-        duration = self.num_frames / fps if fps else None
-        if duration is not None and duration > MAX_DURATION_SECONDS:
-            raise VideoError(f"lasts {duration / 3600:.0f} hours by its timestamps, more than 24")
-        return VideoInfo(self.num_frames, fps, duration, *self.size, bad, self.video.codec, self.first_frame)
-
-    def _frame_rate(self) -> float | None:
-        """Frames per second, 1/s: from the span of the timestamps, else what the container claims, else None.
-
-        The span is right for packed B-frames too, whose timestamps are a permutation of the right ones. It is wrong
-        where timestamps start again in mid-stream, and then they repeat.
-        """
-        if isinstance(self.video, FrameFolder):
-            return None
-        pts = self.video.pts[self._first_pts : self._first_pts + self.num_frames]
-        time_base = self.video.stream.time_base
-        if len(set(pts)) == self.num_frames and time_base:
-            span = float((max(pts) - min(pts)) * time_base)
-            if span > 0:
-                return (self.num_frames - 1) / span
-        return self.video.fps
-
-
 def probe(source: Source, span: Span | None = None) -> VideoInfo:
     """Decodes the whole video (or span) once and says what is really there. Raises `VideoError`."""
-    with open_video(source) as video:
+    return probe_times(source, span)[0]
+
+
+def probe_times(source: Source, span: Span | None = None) -> tuple[VideoInfo, list[float] | None]:
+    """Likewise; and each frame's time in s since the first, where the rate is not constant.
+
+    The index that this gives is remembered for `read_frames`.
+    """
+    key = key_of(source)
+    with open_video(source, indexing=key is not None) as video:
         measure = Measure(video)
         for frame in frames_of_span(video, span):
             measure.add(frame)
-        return measure.info()
+        remember(key, video.index() if isinstance(video, VideoFile) else None)
+        info = measure.info()
+        return info, measure.frame_times(info.fps)
+
+
+def index_video(source: Source) -> PacketIndex | None:
+    """The index of a whole file, which is decoded for it; None where it has to be decoded from its start each time."""
+    with open_video(source, indexing=True) as video:
+        for _ in video:
+            pass
+        return video.index() if isinstance(video, VideoFile) else None
 
 
 def shrunk(size: tuple[int, int], short_side: int) -> tuple[int, int]:
@@ -270,22 +222,62 @@ def shrunk(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return height, width
 
 
-def read_frames(source: Source, indices: Sequence[int]) -> np.ndarray:
+def read_frames(
+    source: Source,
+    indices: Sequence[int],
+    index: PacketIndex | None = None,
+    short_side: int | None = None,
+    window: Window | None = None,
+) -> np.ndarray:
     """Frames at `indices` (any order, repeats allowed): uint8 RGB `(len(indices), height, width, 3)`, upright.
 
-    Only wanted frames are converted, and decoding ends at the last of them. Where the size changes in mid-stream,
-    frames are scaled to the first frame's size. Raises `VideoError`.
+    With the file's `index`, or where this process has passed over the file before, only what the wanted frames need is
+    decoded; else everything up to the last of them. Only wanted frames are converted, and in the same step scaled to a
+    `short_side` of so many px where they are larger; `window` says which part of them is kept. Where the size changes in
+    mid-stream, frames are scaled to the first frame's size. Raises `VideoError`.
     """
-    wanted, last = set(indices), max(indices)
+    wanted = sorted(set(indices))
+    key = key_of(source)
+    index = index or known_index(key)
+    frames = None
+    if index is not None and wanted[-1] < index.num_frames:
+        size, box = _size_and_box(index.picture.size, short_side, window)
+        with suppress(StaleIndex):
+            memory = source if isinstance(source, _IN_MEMORY) else os.path.abspath(source)
+            frames = read_indexed(memory, index, wanted, size, box)
+    if frames is None:
+        frames = _read_from_start(source, wanted, short_side, window, key if index is None else None)
+    if wanted == list(indices):
+        return frames
+    place = {number: at for at, number in enumerate(wanted)}
+    return frames[[place[number] for number in indices]]
+
+
+def _size_and_box(size: tuple[int, int], short_side: int | None, window: Window | None) -> tuple[tuple[int, int], Box]:
+    """At which size frames of `size` are read, and the part of them that is kept."""
+    size = size if short_side is None else shrunk(size, short_side)
+    return size, (0, 0, *size) if window is None else window(size)
+
+
+def _read_from_start(
+    source: Source, wanted: list[int], short_side: int | None, window: Window | None, key: Key | None
+) -> np.ndarray:
+    """Decodes up to the last wanted frame; on to the end for the index, under `key`, where that is not far."""
     frames: dict[int, np.ndarray] = {}
-    num_frames, size = 0, (0, 0)
-    with open_video(source) as video:
-        for frame in video:
+    last, num_frames = wanted[-1], 0
+    size, box = (0, 0), (0, 0, 0, 0)
+    with open_video(source, indexing=key is not None) as video:
+        ordered: Iterator[Any] = iter(video)
+        for frame in ordered:
             num_frames = frame.index + 1
             if frame.index == 0:
-                size = frame.size
+                size, box = _size_and_box(frame.size, short_side, window)
             if frame.index in wanted:
-                frames[frame.index] = frame.rgb(size)
+                frames[frame.index] = frame.rgb(size)[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
             if frame.index == last:
-                return np.stack([frames[i] for i in indices])
+                if key is not None and isinstance(video, VideoFile) and 0 < video.claimed_frames <= 2 * num_frames:
+                    with suppress(VideoError):
+                        deque(ordered, maxlen=0)
+                        remember(key, video.index())
+                return np.stack([frames[i] for i in wanted])
     raise VideoError(f"has {num_frames} frames, but frame {last} was asked for")

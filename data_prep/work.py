@@ -55,7 +55,8 @@ class Work:
         splits = {f"{dataset}/{name.partition('/')[0]}" for name in broken}
         if SCANNED not in broken:
             for scanned, facts, pictures in read_placed(f"{dataset}/{SCANNED}", dataset):
-                if pictures is None or pictures.path not in splits:
+                # A usable video that is not in the dataset (its label was doubted) left nothing to make its row from.
+                if pictures.path not in splits if pictures is not None else scanned.stored is None:
                     yield scanned, facts, pictures
 
 

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 import yaml
@@ -17,6 +17,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from data_prep.errors import UserError
 from data_prep.workers import available_cores
 from finetune.modeling import ATTENTION_TYPES
+from finetune.sampling import STRATEGIES
 
 DEMO_RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 
@@ -28,6 +29,15 @@ class DataArguments:
     dataset_name: str = field(default="", metadata={"help": "Directory or URL (s3://...) written by data_prep, a folder or list of videos (prepared first, and cached), or a Hub dataset id. Without it the embedded demonstration runs."})  # fmt: skip
     test_fold: int | None = field(default=None, metadata={"help": "Of a dataset with folds (data_prep --folds): test on this one, validate on the next, train on the others."})  # fmt: skip
     no_flip: bool = field(default=False, metadata={"help": "Never mirror clips: for classes in which left and right matter."})  # fmt: skip
+    streaming: bool = field(default=False, metadata={"help": "Read the training videos from Parquet files as they come, from a URL, the Hub or a directory, without a copy on disk. Epochs are then counted in steps."})  # fmt: skip
+    sampling: str | None = field(default=None, metadata={"choices": STRATEGIES, "help": "Which frames make a clip. uniform: a random one of each of equal segments, in evaluation the first, as transformers' pipeline does; segments: likewise, in evaluation the middle one; dense: frames --frame_stride apart, from a random start, in evaluation from the middle. Default: the checkpoint's own, or uniform."})  # fmt: skip
+    frame_stride: int | None = field(default=None, metadata={"help": "With --sampling dense: how many frames lie from one frame of a clip to the next."})  # fmt: skip
+    target_fps: float | None = field(default=None, metadata={"help": "Count frames at this rate (1/s), by the times at which they are shown, whatever rate each video has."})  # fmt: skip
+    on_bad_video: Literal["stop", "skip"] = field(default="stop", metadata={"help": "What happens when a video of the dataset cannot be read any more: stop the run with its name, or skip it, count it and list it in metrics.json and the card (evaluation then counts it as wrong)."})  # fmt: skip
+    crop_scale: list[float] | None = field(default=None, metadata={"help": "Random resized crop in place of --short_side_jitter: the smallest and largest share of the picture's area, as 0.5 1."})  # fmt: skip
+    color_jitter: float = field(default=0.0, metadata={"help": "Largest relative change of brightness, contrast and saturation of a training clip, as 0.4."})  # fmt: skip
+    auto_augment: Literal["randaugment", "trivialaugment"] | None = field(default=None, metadata={"help": "torchvision's RandAugment or TrivialAugment for training clips, the same for all frames of a clip."})  # fmt: skip
+    random_erasing: float = field(default=0.0, metadata={"help": "Probability that a rectangle of a training clip is blanked, in all its frames."})  # fmt: skip
     short_side_jitter: list[int] | None = field(default=None, metadata={"help": "Smallest and largest short side (px) a training clip is resized to before its random crop. Default: the authors' 256 320 for a crop of 224, in proportion to the crop."})  # fmt: skip
     demo_videos_per_class: int | None = field(default=None, metadata={"help": "First write this many demonstration videos of each class beside DATASET_NAME and prepare them as that dataset."})  # fmt: skip
 
@@ -57,8 +67,9 @@ METRICS = ("top1", "top5", "macro_f1", "loss")  # of validation, to choose the b
 
 
 def default_workers() -> int:
-    cores = available_cores()
-    return min(4, cores if torch.accelerator.is_available() else max(1, cores // 2))
+    """Beside an accelerator a process for each core but one, 16 at most; where the cores compute themselves, half of them."""
+    cores = available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(16, max(1, cores - 1)) if torch.accelerator.is_available() else min(4, max(1, cores // 2))
 
 
 @dataclass
@@ -77,7 +88,7 @@ class FinetuningArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the logs."})
     report_to: str = field(default="tensorboard", metadata={"help": "Where logs go: tensorboard, wandb, trackio, ..., none."})  # fmt: skip
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: clips are read from columns the model does not know."})  # fmt: skip
-    dataloader_num_workers: int = field(default=default_workers(), metadata={"help": "Processes that read clips. Default: at most 4; one per core where a GPU computes, half the cores where they compute themselves."})  # fmt: skip
+    dataloader_num_workers: int = field(default=default_workers(), metadata={"help": "Processes that read clips. Default: beside a GPU one for each core but one, 16 at most; where the cores compute themselves, half of them, 4 at most."})  # fmt: skip
 
     def __post_init__(self) -> None:
         if not torch.accelerator.is_available():
@@ -241,8 +252,30 @@ def _check(data: DataArguments, model: ModelArguments, training: FinetuningArgum
     for name, least in (("seed", 0), ("per_device_train_batch_size", 1), ("per_device_eval_batch_size", 1)):
         if getattr(training, name) < least:
             raise UserError(f"--{name} is {getattr(training, name)}, expected at least {least}.")
+    _check_clips(data)
     jitter = data.short_side_jitter
     if jitter is not None and (len(jitter) != 2 or jitter[0] > jitter[1]):
         raise UserError(
             f"--short_side_jitter is {jitter}: expected the smallest and the largest short side, as 256 320."
         )
+
+
+def _check_clips(data: DataArguments) -> None:
+    if data.streaming and (data.test_fold is not None or data.demo_videos_per_class):
+        raise UserError("--streaming is for Parquet files with splits, not for folds or the demonstration.")
+    if (data.sampling == "dense") != (data.frame_stride is not None):
+        raise UserError(
+            "--sampling dense and --frame_stride go together: give both, as --sampling dense --frame_stride 4."
+        )
+    if data.frame_stride is not None and data.frame_stride < 1:
+        raise UserError(f"--frame_stride is {data.frame_stride}, expected at least 1.")
+    if data.target_fps is not None and not 0 < data.target_fps <= 1000:
+        raise UserError(f"--target_fps is {data.target_fps:g}, expected frames per second, as 8.")
+    scale = data.crop_scale
+    if scale is not None and (len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1):
+        raise UserError(f"--crop_scale is {scale}: expected the smallest and the largest share of the area, as 0.5 1.")
+    if scale is not None and data.short_side_jitter is not None:
+        raise UserError("--crop_scale stands in place of --short_side_jitter: leave one of them out.")
+    for name in ("color_jitter", "random_erasing"):
+        if not 0 <= getattr(data, name) <= 1:
+            raise UserError(f"--{name} is {getattr(data, name):g}, expected 0 to 1.")

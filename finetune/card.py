@@ -50,6 +50,8 @@ class CardFacts:
     is_plain: bool  # whether transformers alone gives the same
     num_parameters: int
     augmentation: str
+    sampling: str  # the strategy's name
+    unreadable: list[str]  # videos that were skipped
     recipe: dict[str, Any]
     num_processes: int
     seconds: float
@@ -70,8 +72,7 @@ def collect_facts(
     config, start = trainer.model.config, settings.model.model_name_or_path
     crop = trainer.processing_class.crop_size
     name = (hub_model_id or Path(trainer.args.output_dir).name).rpartition("/")[2]
-    jitter = trainer.train_dataset.transform.short_side_jitter
-    flip = "" if settings.data.no_flip else ", random horizontal flip"
+    maker = trainer.train_dataset.maker
     given = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     return CardFacts(
         name=name,
@@ -90,8 +91,8 @@ def collect_facts(
         metrics=evaluation.metrics if evaluation else {},
         per_class=evaluation.computed["per_class"] if evaluation else {},
         protocol=(
-            f"one clip per video ({config.num_frames} frames, the first of each of {config.num_frames} equal segments of the "
-            f"whole video), one centre crop of {crop['height']}x{crop['width']} px, every video of the split counted once"
+            f"one clip per video ({maker.sampling.in_evaluation(config.num_frames)}), one centre crop of "
+            f"{crop['height']}x{crop['width']} px, every video of the split counted once{_unreadable(trainer.unreadable)}"
         ),
         num_frames=config.num_frames,
         height=crop["height"],
@@ -99,7 +100,9 @@ def collect_facts(
         attention_type=config.attention_type,
         is_plain=is_plain(config),
         num_parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
-        augmentation=f"a random frame of each segment, short side {jitter[0]} to {jitter[1]} px, random crop{flip}",
+        augmentation=f"{maker.sampling.in_training()}, {maker.transform.in_words()}",
+        sampling=maker.sampling.strategy,
+        unreadable=sorted(trainer.unreadable),
         recipe=settings.recipe,
         num_processes=trainer.args.world_size,
         seconds=seconds,
@@ -110,6 +113,10 @@ def collect_facts(
             **{module.__name__: module.__version__ for module in (torch, transformers, datasets, av)},
         },
     )
+
+
+def _unreadable(found: dict[str, str]) -> str:
+    return "; those that could not be read any more count as wrong in top-1 and top-5" if found else ""
 
 
 def _is_hub_id(name: str) -> bool:

@@ -1,79 +1,169 @@
-"""Which frames make a clip (pure functions of numbers), then those frames."""
+"""The frames of a clip, read from whichever store holds them, and the datasets of clips that a Trainer takes."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from data_prep.errors import UserError
-from data_prep.images import decode_jpeg
+from data_prep.frame import Window
+from data_prep.images import decode_jpegs
+from data_prep.index import PacketIndex
 from data_prep.limits import VideoError
+from data_prep.schema import FRAME_TIMES, PACKET_INDEX
 from data_prep.video import read_frames
 from finetune.batch import ClipTransform
+from finetune.sampling import Sampling
+from finetune.watch import Watch
 
-SAMPLING = "uniform"  # the strategy's name in the checkpoint's config
+OnBadVideo = Literal["stop", "skip"]
 
-
-def uniform_indices(video_frames: int, num_frames: int) -> list[int]:
-    """First frame of each of `num_frames` equal segments of the whole video, as transformers' pipeline takes them.
-
-    A video shorter than the clip repeats its last frame, as the authors' code does.
-
-    uniform_indices(100, 4) == [0, 25, 50, 75]
-    uniform_indices(3, 5) == [0, 1, 2, 2, 2]
-    """
-    if video_frames < num_frames:
-        return [min(i, video_frames - 1) for i in range(num_frames)]
-    return [i * video_frames // num_frames for i in range(num_frames)]
+IGNORED = -100  # the label of a video that could not be read: torch's cross-entropy passes over it
 
 
-def random_indices(video_frames: int, num_frames: int, generator: torch.Generator) -> list[int]:
-    """A random frame of each of `num_frames` equal segments of the whole video (TSN, arXiv 1608.00859, section 3.1).
-
-    The first frame of each segment is what `uniform_indices` gives; short videos are treated as there.
-    """
-    starts = uniform_indices(video_frames, num_frames)
-    if video_frames < num_frames:
-        return starts
-    ends = [*starts[1:], video_frames]
-    return [int(torch.randint(start, end, (1,), generator=generator)) for start, end in zip(starts, ends)]
-
-
-def read_clip(row: dict[str, Any], indices: list[int]) -> torch.Tensor:
+def read_clip(
+    row: dict[str, Any], indices: list[int], short_side: int | None = None, window: Window | None = None
+) -> torch.Tensor:
     """Frames at `indices` of one dataset row: uint8 RGB `(num_frames, 3, height, width)`, upright.
 
-    Raises `UserError` with the video's name when it cannot be read any more.
+    Files larger than a `short_side` (px) are scaled down to it on the way; `window` says which part of the frames is
+    kept. Raises `UserError` with the video's name when
+    it cannot be read any more.
     """
     try:
         if row.get("frames") is not None:
-            decoded = {i: decode_jpeg(row["frames"][i]) for i in set(indices)}
-            frames = np.stack([decoded[i] for i in indices])
-        else:
-            video = row["video"]
-            first = row.get("first_frame") or 0  # of a row that is a part of its file
-            source = video["bytes"] if video["bytes"] is not None else video["path"]
-            frames = read_frames(source, [first + i for i in indices])
+            wanted = sorted(set(indices))
+            frames = decode_jpegs([row["frames"][i] for i in wanted], window)
+            if wanted != indices:
+                frames = frames[[wanted.index(i) for i in indices]]
+            return torch.from_numpy(frames).permute(0, 3, 1, 2)
+        video = row["video"]
+        first = row.get("first_frame") or 0  # of a row that is a part of its file
+        source = video["bytes"] if video["bytes"] is not None else video["path"]
+        packed = row.get(PACKET_INDEX)
+        index = PacketIndex.from_bytes(packed) if packed is not None else None
+        frames = read_frames(source, [first + i for i in indices], index, short_side, window)
     except VideoError as error:
         raise UserError(
             f"video {row['video_id']!r} {error}, though it was readable when the dataset was prepared. "
-            "Restore it, or run data_prep again."
+            "Restore it, run data_prep again, or pass --on_bad_video skip."
         ) from error
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
+class Rows:
+    """Rows of a `datasets.Dataset` as dicts; of stored frames only those that are asked for become Python's bytes."""
+
+    def __init__(self, rows: Any):
+        self._rows = rows.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return row_of(self._rows[int(index)], 0)
+
+
+def row_of(table: Any, at: int) -> dict[str, Any]:
+    """Row `at` of an Arrow table as a dict; `frames` gives the bytes of a frame when it is asked for it."""
+    cells = {name: table.column(name)[at] for name in table.column_names}
+    return {name: _LAZY.get(name, _value)(cell) for name, cell in cells.items()}
+
+
+def _value(cell: Any) -> Any:
+    return cell.as_py()
+
+
+def _video(cell: Any) -> dict[str, Any]:
+    """`bytes` as Arrow holds them, without a copy."""
+    data = cell["bytes"].as_buffer() if cell.is_valid else None
+    return {
+        "bytes": None if data is None else memoryview(data),
+        "path": cell["path"].as_py() if cell.is_valid else None,
+    }
+
+
+class _Frames:
+    def __init__(self, cell: Any):
+        self._frames = cell.values
+
+    def __getitem__(self, index: int) -> bytes:
+        if self._frames is None or index >= len(self._frames):
+            raise VideoError(f"has no frame {index}")
+        data: bytes = self._frames[index].as_py()
+        return data
+
+
+_LAZY = {"frames": _Frames, "video": _video}
+
+
+@dataclass(frozen=True)
+class ClipMaker:
+    """Rows -> `pixel_values` uint8 `(num_frames, 3, crop, crop)` and `labels`."""
+
+    num_frames: int
+    transform: ClipTransform
+    sampling: Sampling = field(default_factory=Sampling)
+    on_bad_video: OnBadVideo = "stop"
+    watch: Watch | None = None
+
+    def training(self, row: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
+        """A random clip: a function of the row and the generator."""
+        indices = self.sampling.training(self._frames(row), self.num_frames, generator)
+        window = functools.partial(self.transform.box, generator=generator)
+        clip = self._read(row, indices, self.transform.source_short_side, window)
+        return self._sample(row, clip if isinstance(clip, str) else self.transform.train(clip, generator))
+
+    def evaluation(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The clip that a model trained with this sampling is shown."""
+        clip = self._read(row, self.evaluated(row))
+        return self._sample(row, clip if isinstance(clip, str) else self.transform.evaluate(clip))
+
+    def evaluated(self, row: dict[str, Any]) -> list[int]:
+        """Frame numbers of the clip of `evaluation`."""
+        return self.sampling.evaluation(self._frames(row), self.num_frames)[0]
+
+    def _frames(self, row: dict[str, Any]) -> Any:
+        try:
+            return self.sampling.frames(row["num_frames"], row.get("fps"), row.get(FRAME_TIMES))
+        except ValueError as error:
+            raise UserError(f"--target_fps: video {row['video_id']!r}: {error}. Leave --target_fps out.") from error
+
+    def _read(
+        self, row: dict[str, Any], indices: list[int], short_side: int | None = None, window: Window | None = None
+    ) -> torch.Tensor | str:
+        """The clip, or why there is none where bad videos are skipped."""
+        if self.watch is not None:
+            self.watch.begin(row["video_id"])
+        try:
+            return read_clip(row, indices, short_side, window)
+        except UserError as error:
+            if self.on_bad_video == "stop":
+                raise
+            return str(error)
+
+    def _sample(self, row: dict[str, Any], clip: torch.Tensor | str) -> dict[str, Any]:
+        if not isinstance(clip, str):
+            return {"pixel_values": clip, "labels": row["label"]}
+        # Its place in the batch stays, without a say in the loss: no other video comes instead.
+        nothing = torch.zeros((self.num_frames, 3, *self.transform.crop), dtype=torch.uint8)
+        return {"pixel_values": nothing, "labels": IGNORED, "unreadable": (row["video_id"], clip)}
+
+
 class Clips(Dataset):
-    """One clip of each video of a split: `pixel_values` float32 `(num_frames, 3, crop, crop)` and `labels`.
+    """One clip of each video of a split, made by a `ClipMaker`.
 
     In training, frames and augmentation are a function of (seed, epoch, index) alone: workers, their number and
     resuming do not change them.
     """
 
-    def __init__(self, rows: Any, num_frames: int, transform: ClipTransform, training: bool, seed: int = 0):
-        self.rows, self.num_frames, self.transform = rows, num_frames, transform
-        self.training, self.seed = training, seed
+    def __init__(self, rows: Any, maker: ClipMaker, training: bool, seed: int = 0):
+        self.rows, self.maker, self.training, self.seed = Rows(rows), maker, training, seed
         # Shared memory, because accelerate does not pass the epoch on to workers that persist or to a resumed epoch.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
@@ -86,9 +176,11 @@ class Clips(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[int(index)]
         if not self.training:
-            clip = read_clip(row, uniform_indices(row["num_frames"], self.num_frames))
-            return {"pixel_values": self.transform.evaluate(clip), "labels": row["label"]}
-        seeds = np.random.SeedSequence([self.seed, int(self._epoch), int(index)])
-        generator = torch.Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
-        clip = read_clip(row, random_indices(row["num_frames"], self.num_frames, generator))
-        return {"pixel_values": self.transform.train(clip, generator), "labels": row["label"]}
+            return self.maker.evaluation(row)
+        return self.maker.training(row, generator_for(self.seed, int(self._epoch), int(index)))
+
+
+def generator_for(*numbers: int) -> torch.Generator:
+    """A generator that any process makes the same from the same numbers."""
+    seeds = np.random.SeedSequence(numbers)
+    return torch.Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))

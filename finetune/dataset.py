@@ -17,7 +17,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Video
 
 from data_prep.errors import UserError
 from data_prep.schema import REQUIRED_COLUMNS, SPLITS, STORE_COLUMN
-from data_prep.store import SUMMARY, is_url, open_dataset
+from data_prep.store import SUMMARY, is_url, open_dataset, read_json
+from finetune.stream import ParquetRows, parquet_rows
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Splits:
 
     name: str
     labels: list[str]
-    train: Dataset
+    train: Dataset | ParquetRows
     validation: Dataset | None
     test: Dataset | None
     summary: dict[str, Any]
@@ -54,6 +55,27 @@ def load_splits(dataset_name: str, need_validation: bool, test_fold: int | None 
     for split, rows in loaded.items():
         check_columns(rows, dataset_name, split)
     loaded = _fold_splits(dataset_name, loaded, test_fold)
+    return _checked_splits(dataset_name, loaded, summary, need_validation)
+
+
+def stream_splits(dataset_name: str, need_validation: bool) -> Splits:
+    """Likewise, with train left where it is, to be streamed; validation and test are loaded. Raises `UserError`."""
+    base, summary = dataset_name, {}
+    if is_url(dataset_name):
+        summary = read_json(f"{dataset_name}/{SUMMARY}")
+    elif not Path(dataset_name).is_dir():
+        base = f"hf://datasets/{dataset_name}"
+    try:
+        found = {split: rows for split in SPLITS if (rows := parquet_rows(base, split)) is not None}
+        others = {split: rows.urls for split, rows in found.items() if split != "train"}
+        loaded: dict[str, Any] = dict(datasets.load_dataset("parquet", data_files=others)) if others else {}
+    except Exception as error:  # of every kind: no such id, no network, no right, a file that is none
+        raise UserError(f"--streaming: {dataset_name} does not open ({type(error).__name__}: {str(error).splitlines()[0]}).") from error  # fmt: skip
+    if "train" not in found:
+        raise UserError(f"--streaming: {dataset_name} holds no files train-*.parquet, as data_prep writes them to URLs and to the Hub. Leave --streaming out.")  # fmt: skip
+    loaded = {"train": found["train"], **loaded}
+    for split, rows in loaded.items():
+        check_columns(rows, dataset_name, split)
     return _checked_splits(dataset_name, loaded, summary, need_validation)
 
 
@@ -125,7 +147,7 @@ def _open_hub(name: str) -> DatasetDict:
     return loaded
 
 
-def check_columns(rows: Dataset, name: str, split: str) -> None:
+def check_columns(rows: Dataset | ParquetRows, name: str, split: str) -> None:
     """Raises `UserError` naming the first column of data_prep's schema that `rows` lacks or has in another type."""
     if "labels" in rows.column_names:
         raise UserError(f"{name} has several labels per video (column labels), which cannot be trained on yet: prepare it with one label each.")  # fmt: skip
@@ -140,7 +162,7 @@ def check_columns(rows: Dataset, name: str, split: str) -> None:
         raise UserError(f"{name}, split {split} holds no videos.")
 
 
-def _checked_splits(name: str, loaded: DatasetDict, summary: dict[str, Any], need_validation: bool) -> Splits:
+def _checked_splits(name: str, loaded: dict[str, Any], summary: dict[str, Any], need_validation: bool) -> Splits:
     if "train" not in loaded:
         raise UserError(f"{name} has splits {', '.join(loaded)} but no train split: training needs one.")
     if need_validation and "validation" not in loaded:

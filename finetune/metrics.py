@@ -69,9 +69,18 @@ class VideoClassification(evaluate.Metric):
 
 
 def compute_all(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """What `VideoClassification` computes for `logits` `(videos, classes)` and `labels` `(videos,)`."""
+    """What `VideoClassification` computes for `logits` `(videos, classes)` and `labels` `(videos,)`.
+
+    A negative label is of a video that could not be read: it counts as wrong in top1 and top5, and not in the others.
+    """
     metric = VideoClassification(keep_in_memory=True)
-    return metric.compute(predictions=logits.tolist(), references=labels.tolist())
+    readable = labels >= 0
+    computed: dict[str, Any] = metric.compute(
+        predictions=logits[readable].tolist(), references=labels[readable].tolist()
+    )
+    for name in ("top1", "top5"):
+        computed[name] *= float(readable.mean())
+    return computed
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:

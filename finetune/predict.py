@@ -16,10 +16,10 @@ from transformers import TimesformerVideoProcessor
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.limits import VideoError
-from data_prep.video import EXTENSIONS, probe, read_frames
-from finetune.batch import ClipTransform
-from finetune.clip import uniform_indices
+from data_prep.video import EXTENSIONS, probe_times, read_frames
+from finetune.batch import ClipTransform, normalise
 from finetune.modeling import TimesformerForVideoClassification
+from finetune.sampling import Sampling
 from finetune.weights import load_checkpoint
 
 Row = dict[str, Any]
@@ -82,13 +82,16 @@ def predict_video(
 ) -> Row:
     """Scores of one clip of the whole video, sampled as the model was trained to see."""
     try:
-        indices = uniform_indices(probe(video).num_frames, model.config.num_frames)
-        frames = torch.from_numpy(read_frames(video, indices)).permute(0, 3, 1, 2)
-    except VideoError as error:
+        info, times = probe_times(video)
+        sampling = Sampling.read_from(model.config)
+        frames = sampling.frames(info.num_frames, info.fps, times)
+        indices = sampling.evaluation(frames, model.config.num_frames)[0]
+        clip = torch.from_numpy(read_frames(video, indices)).permute(0, 3, 1, 2)
+    except (VideoError, ValueError) as error:
         return {"video": video, "error": str(error)}
-    pixel_values = ClipTransform(processor).evaluate(frames)
+    pixels = ClipTransform(processor).evaluate(clip).to(model.device)
     with torch.inference_mode():
-        logits = model(pixel_values=pixel_values[None].to(model.device)).logits[0]
+        logits = model(pixel_values=normalise(pixels, processor)[None]).logits[0]
     scores, ids = logits.float().softmax(-1).topk(min(top_k, model.config.num_labels))
     names = model.config.id2label
     return {

@@ -13,19 +13,24 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from data_prep.errors import UserError
 from finetune.arguments import Settings
-from finetune.batch import ClipTransform
 from finetune.card import CardFacts, collect_facts, render_card
-from finetune.clip import Clips, read_clip, uniform_indices
+from finetune.clip import IGNORED, ClipMaker, Clips, Rows, read_clip
 from finetune.dataset import Splits
 from finetune.figures import plot_confusion, plot_curves, plot_predictions
 from finetune.metrics import compute_all
 from finetune.trainer import VideoTrainer
+from finetune.watch import describe_unreadable
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One split's videos, each once: scores float32 `(videos, classes)` and labels int64 `(videos,)`."""
+    """One split's videos, each once: scores float32 `(videos, classes)` and labels int64 `(videos,)`.
+
+    The label is `IGNORED` where the video could not be read, which counts as wrong in top-1 and top-5; the other numbers
+    are of the videos that could.
+    """
 
     split: str
     rows: Dataset
@@ -41,9 +46,9 @@ def evaluate(trainer: VideoTrainer, splits: Splits) -> Evaluation | None:
     rows = splits.test if splits.test is not None else splits.validation
     if rows is None:
         return None
-    transform = ClipTransform(trainer.processing_class)
-    clips = Clips(rows, trainer.model.config.num_frames, transform, training=False)
-    output = trainer.predict(clips, metric_key_prefix=split)
+    output = trainer.predict(Clips(rows, trainer.train_dataset.maker, training=False), metric_key_prefix=split)
+    if (output.label_ids == IGNORED).all():
+        raise UserError(f"none of the {len(rows)} videos of {split} can be read any more.")
     # Cross-entropy, whatever the training loss was (label smoothing): comparable between runs.
     loss = torch.nn.functional.cross_entropy(torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids))
     computed = compute_all(output.predictions, output.label_ids)
@@ -72,12 +77,12 @@ def write_report(
     output_dir, names = Path(trainer.args.output_dir), splits.labels
     facts = collect_facts(trainer, splits, settings, evaluation, hub_model_id, seconds)
     plot_curves(trainer.state.log_history, output_dir / "curves.png")
-    write_metrics(output_dir / "metrics.json", facts, evaluation)
+    write_metrics(output_dir / "metrics.json", facts, evaluation, trainer.unreadable)
     if evaluation is not None:
         write_predictions(output_dir / "predictions.csv", evaluation, names)
         matrix = np.array(evaluation.computed["confusion_matrix"])
         plot_confusion(matrix, names, f"{evaluation.split} videos", output_dir / "confusion_matrix.png")
-        strips = pick_strips(evaluation, names, trainer.model.config.num_frames)
+        strips = pick_strips(evaluation, names, trainer.train_dataset.maker)
         plot_predictions(strips, output_dir / "predictions.png")
     (output_dir / "README.md").write_text(render_card(facts), encoding="utf-8")
 
@@ -90,29 +95,34 @@ def write_predictions(path: Path, evaluation: Evaluation, names: list[str]) -> N
         for video_id, scores, label in zip(
             evaluation.rows["video_id"], evaluation.scores, evaluation.labels, strict=True
         ):
+            if label == IGNORED:
+                writer.writerow([video_id, "", "unreadable", *[""] * (1 + len(names))])
+                continue
             best = int(scores.argmax())
             cells = [f"{score:.6f}" for score in (scores[best], *scores)]
             writer.writerow([video_id, names[label], names[best], *cells])
 
 
-def write_metrics(path: Path, facts: CardFacts, evaluation: Evaluation | None) -> None:
+def write_metrics(path: Path, facts: CardFacts, evaluation: Evaluation | None, unreadable: dict[str, str]) -> None:
     values: dict[str, Any] = {"protocol": facts.protocol, "labels": facts.labels, **facts.metrics}
+    if unreadable:
+        values["unreadable"] = describe_unreadable(unreadable)
     if evaluation is not None:
         values |= {key: evaluation.computed[key] for key in ("per_class", "confusion_matrix")}
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def pick_strips(
-    evaluation: Evaluation, names: list[str], num_frames: int, at_most: int = 8
+    evaluation: Evaluation, names: list[str], maker: ClipMaker, at_most: int = 8
 ) -> list[tuple[np.ndarray, str, str, float]]:
     """The most confident error first, then the first video of each class, as (frames, label, prediction, score)."""
     best, confidence, labels = evaluation.scores.argmax(1), evaluation.scores.max(1), evaluation.labels
-    wrong = [int(i) for i in np.argsort(-confidence) if best[i] != labels[i]][:1]
-    firsts = [int(np.argmax(labels == label)) for label in np.unique(labels)]
+    wrong = [int(i) for i in np.argsort(-confidence) if best[i] != labels[i] and labels[i] != IGNORED][:1]
+    firsts = [int(np.argmax(labels == label)) for label in np.unique(labels) if label != IGNORED]
     strips = []
+    rows = Rows(evaluation.rows)
     for i in list(dict.fromkeys([*wrong, *firsts]))[:at_most]:
-        row = evaluation.rows[i]
-        clip = read_clip(row, uniform_indices(row["num_frames"], num_frames))
+        clip = read_clip(rows[i], maker.evaluated(rows[i]))
         strips.append((_thumbnails(clip), names[labels[i]], names[best[i]], float(confidence[i])))
     return strips
 
@@ -134,9 +144,10 @@ def print_next_commands(settings: Settings, splits: Splits, metrics: dict[str, f
         f"{output_dir}: checkpoint, README.md (model card), curves.png, confusion_matrix.png, predictions.png, predictions.csv, metrics.json\n"
     )
     rows = splits.test if splits.test is not None else splits.train
-    video = (rows[0].get("video") or {}).get("path") or ""
+    first = rows[0] if isinstance(rows, Dataset) else {}
+    video = (first.get("video") or {}).get("path") or ""
     if data_args.demo_videos_per_class:
-        video = f"{data_args.dataset_name}_videos/{rows[0]['video_id']}"
+        video = f"{data_args.dataset_name}_videos/{first['video_id']}"
     video = shlex.quote(video) if Path(video).is_file() else "VIDEO.mp4"
     launch = "accelerate launch --config_file accelerate_config.yaml finetune/run.py"
     print("next:")

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 # A script's own folder comes first on the path, where finetune/evaluate.py would hide the evaluate library.
@@ -18,18 +19,22 @@ if sys.path and os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(
 import torch
 import yaml
 from transformers import set_seed
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.workers import available_cores
-from finetune.arguments import FinetuningArguments, Settings, parse_arguments
-from finetune.batch import ClipTransform, collate
-from finetune.clip import Clips
-from finetune.dataset import Splits, load_splits
+from finetune.arguments import DataArguments, FinetuningArguments, Settings, parse_arguments
+from finetune.batch import Augmentation, ClipTransform, collate
+from finetune.clip import ClipMaker, Clips
+from finetune.dataset import Splits, load_splits, stream_splits
 from finetune.demo import prepare_demo
 from finetune.hub import check_login, push
 from finetune.metrics import compute_metrics
 from finetune.report import evaluate, print_next_commands, write_report
-from finetune.trainer import VideoTrainer, check_resumed_labels, checkpoint_to_resume
+from finetune.sampling import Sampling
+from finetune.stream import ParquetRows, Place, StreamedClips, steps_per_pass
+from finetune.trainer import VideoTrainer, check_resumed_labels, checkpoint_to_resume, steps_done
+from finetune.watch import Watch, naming_videos
 from finetune.weights import Start, load_start
 
 RECIPE = "recipe.yaml"
@@ -51,11 +56,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     start = load_start(model_args, splits.labels)
     if checkpoint:
         check_resumed_labels(checkpoint, splits.labels)
-    trainer = make_trainer(settings, splits, start)
+    watch = Watch()
+    trainer = make_trainer(settings, splits, start, watch, checkpoint)
     make_output_dir(settings)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    evaluation = evaluate(trainer, splits)
+    with naming_videos(watch):
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        evaluation = evaluate(trainer, splits)
+    trainer.gather_unreadable()
     metrics = evaluation.metrics if evaluation else {}
     if trainer.is_world_process_zero():
         write_report(trainer, splits, settings, evaluation, hub_model_id, time.monotonic() - started)
@@ -110,7 +118,36 @@ def load_data(settings: Settings) -> Splits:
     data_args, training_args = settings.data, settings.training
     if data_args.demo_videos_per_class and training_args.process_index == 0:
         prepare_demo(Path(data_args.dataset_name), data_args.demo_videos_per_class)
-    return load_splits(data_args.dataset_name, training_args.eval_strategy != "no", data_args.test_fold)
+    need_validation = training_args.eval_strategy != "no"
+    if data_args.streaming:
+        return stream_splits(data_args.dataset_name, need_validation)
+    return load_splits(data_args.dataset_name, need_validation, data_args.test_fold)
+
+
+def count_in_steps(training_args: FinetuningArguments, num_rows: int) -> None:
+    """A stream has no end: epochs become steps, in training, evaluation and saving."""
+    steps = steps_per_pass(num_rows, training_args.train_batch_size, training_args.world_size, training_args.gradient_accumulation_steps)  # fmt: skip
+    if training_args.max_steps < 0:
+        training_args.max_steps = max(1, round(training_args.num_train_epochs * steps))
+    if training_args.eval_strategy == "epoch":
+        training_args.eval_strategy, training_args.eval_steps = IntervalStrategy.STEPS, steps
+    if training_args.save_strategy == "epoch":
+        training_args.save_strategy, training_args.save_steps = SaveStrategy.STEPS, steps
+    training_args.ignore_data_skip = True  # `StreamedClips` goes on without reading what was seen
+
+
+def train_clips(
+    splits: Splits, maker: ClipMaker, training_args: FinetuningArguments, checkpoint: str | None
+) -> Clips | StreamedClips:
+    """The clips to train on, from where `checkpoint` had come."""
+    if not isinstance(splits.train, ParquetRows):
+        return Clips(splits.train, maker, training=True, seed=training_args.seed)
+    count_in_steps(training_args, len(splits.train))
+    place = Place(
+        training_args.process_index, training_args.world_size, training_args.train_batch_size,
+        steps_done(checkpoint) * training_args.gradient_accumulation_steps,
+    )  # fmt: skip
+    return StreamedClips(splits.train, maker, training_args.seed, place)
 
 
 def make_output_dir(settings: Settings) -> None:
@@ -129,11 +166,30 @@ def make_output_dir(settings: Settings) -> None:
     (output_dir / RECIPE).write_text(recipe, encoding="utf-8")
 
 
-def make_trainer(settings: Settings, splits: Splits, start: Start) -> VideoTrainer:
-    transform = ClipTransform(start.processor, settings.data.short_side_jitter, flip=not settings.data.no_flip)
-    num_frames = start.model.config.num_frames
-    train = Clips(splits.train, num_frames, transform, training=True, seed=settings.training.seed)
-    validation = Clips(splits.validation, num_frames, transform, training=False) if splits.validation else None
+def make_clips(data_args: DataArguments, start: Start, watch: Watch) -> ClipMaker:
+    """How clips are made. The sampling that is asked for, or else the checkpoint's own, goes into the model's config."""
+    config = start.model.config
+    sampling = Sampling.read_from(config)
+    if data_args.sampling is not None:
+        sampling = Sampling(data_args.sampling, data_args.frame_stride or 1, data_args.target_fps)
+    elif data_args.target_fps is not None:
+        sampling = replace(sampling, target_fps=data_args.target_fps)
+    sampling.write_to(config)
+    jitter, scale = data_args.short_side_jitter, data_args.crop_scale
+    augmentation = Augmentation(
+        (jitter[0], jitter[1]) if jitter else None, (scale[0], scale[1]) if scale else None, not data_args.no_flip,
+        data_args.color_jitter, data_args.auto_augment, data_args.random_erasing,
+    )  # fmt: skip
+    transform = ClipTransform(start.processor, augmentation)
+    return ClipMaker(config.num_frames, transform, sampling, data_args.on_bad_video, watch)
+
+
+def make_trainer(
+    settings: Settings, splits: Splits, start: Start, watch: Watch, checkpoint: str | None
+) -> VideoTrainer:
+    maker = make_clips(settings.data, start, watch)
+    train = train_clips(splits, maker, settings.training, checkpoint)
+    validation = Clips(splits.validation, maker, training=False) if splits.validation else None
     if settings.training.process_index == 0:
         print(start.message, flush=True)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(settings.training.output_dir) / "logs")
@@ -142,6 +198,7 @@ def make_trainer(settings: Settings, splits: Splits, start: Start) -> VideoTrain
             model=start.model,
             args=settings.training,
             train_dataset=train,
+            store=splits.summary.get("store"),
             eval_dataset=validation,
             data_collator=collate,
             processing_class=start.processor,

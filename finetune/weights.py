@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModel, TimesformerConfig, TimesformerVi
 
 from data_prep.errors import UserError
 from finetune.arguments import ModelArguments
-from finetune.clip import SAMPLING
 from finetune.embeddings import grid_of, pair, resize_positions, resize_times
 from finetune.image_vit import HELP, State, extra_tokens, from_image_model
 from finetune.modeling import FIRST_STEPS, TimesformerForVideoClassification
@@ -62,7 +61,6 @@ def load_start(wanted: ModelArguments, labels: list[str]) -> Start:
         if wanted.input_channel_order == "bgr":
             swap_channels(source)
     fit_head(source, labels, wanted.new_head)
-    source.config.clip_sampling = SAMPLING
     model = build_model(source, wanted.attn_implementation)
     model.regularize(wanted.drop_path_rate, wanted.head_dropout)
     rows = [("weights", name), *source.notes]

@@ -18,7 +18,7 @@ FACTS = CardFacts(
     metrics={"test_top1": 0.75, "test_top5": 1.0, "test_macro_f1": 0.7412, "test_loss": 0.5},
     per_class={"precision": [0.7, 0.8], "recall": [0.9, 0.6], "f1": [0.7875, 0.6857], "support": [10, 9]},
     protocol="one clip per video", num_frames=8, height=224, width=224, attention_type="divided_space_time", is_plain=True,
-    num_parameters=121_400_000, augmentation="a random frame of each segment", recipe={"learning_rate": 5e-5, "seed": 0},
+    num_parameters=121_400_000, augmentation="a random frame of each segment", sampling="uniform", unreadable=[], recipe={"learning_rate": 5e-5, "seed": 0},
     num_processes=1, seconds=90.0, examples=False, chosen_on_validation=True, architecture=None, versions={"torch": "2.14.1"},
 )  # fmt: skip
 

@@ -301,13 +301,13 @@ def test_advice_is_given_where_it_applies_and_only_there(words: str) -> None:
     ("decode_seconds", "num_frames", "words"),
     [
         (0.0, 50, ""),  # nothing was measured, so nothing is said
-        (0.01, 50, "Best store: files (used here: files). Decoding costs only 10 ms a video"),
+        (0.01, 50, "Best store: files (used here: files). A clip costs only 5 ms of one core"),
         (
-            0.12,
+            0.24,
             300,
-            "Best store: clips (used here: files). Making them (6.5 s of one core) pays back after about 15 epochs",
+            "Best store: clips (used here: files). Making them (5.3 s of one core) pays back after about 12 epochs",
         ),
-        (0.06, 3000, "Best store: files (used here: files). Making clips would pay back only after about 324 epochs"),
+        (0.07, 3000, "Best store: files (used here: files). Making clips would pay back only after about 480 epochs"),
     ],
 )
 def test_store_follows_from_the_measured_decoding(decode_seconds: float, num_frames: int, words: str) -> None:
@@ -318,7 +318,7 @@ def test_store_follows_from_the_measured_decoding(decode_seconds: float, num_fra
 def test_estimate_of_a_store_is_seconds_per_epoch_of_the_training_videos() -> None:
     videos = [replace(found, decode_seconds=1.0) for found in GOOD.videos]  # 4 of them train
     sentence = advice(facts(videos))[-1]
-    assert "up to 4.0 s with --store files, about 0.04 s with clips and 0.02 s with frames" in sentence
+    assert "up to 2.0 s with --store files, about 0.03 s with clips and 0.01 s with frames" in sentence
 
 
 def test_leads_of_the_advice_hold_no_user_text() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,7 @@ from transformers import (
 
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.video import probe, read_frames
+from finetune import clip as clip_module
 from finetune.predict import main as predict
 from finetune.run import main
 
@@ -283,6 +286,80 @@ def test_a_video_lost_during_training_is_named_from_a_worker_too(
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert f"video '{lost['video_id']}' cannot be read" in errors[0]
+
+
+def _with_lost_videos(bars: Path, folder: Path, splits: tuple[str, ...]) -> tuple[Path, list[str]]:
+    """A prepared copy of `bars`, of which the first video of each of `splits` is gone; and their ids."""
+    from data_prep.prepare import main as data_prep
+
+    shutil.copytree(bars, folder / "videos")
+    data_prep([str(folder / "videos"), str(folder / "d"), "--splits", "0.6", "0.2", "0.2", "--num_proc", "1"])
+    rows = [datasets.load_from_disk(str(folder / "d"))[split][0] for split in splits]
+    for row in rows:
+        Path(row["video"]["path"]).unlink()
+    return folder / "d", [row["video_id"] for row in rows]
+
+
+def test_bad_videos_may_be_skipped_and_are_counted_and_listed(bars: Path, tmp_path: Path) -> None:
+    dataset, lost = _with_lost_videos(bars, tmp_path, ("train", "validation", "test"))
+    metrics = train(dataset, tmp_path / "out", "--num_train_epochs", "1", "--on_bad_video", "skip", "--per_device_train_batch_size", "1")  # fmt: skip
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert sorted(entry["video_id"] for entry in written["unreadable"]) == sorted(lost)
+    assert all("No such file" in entry["reason"] for entry in written["unreadable"])
+    assert np.sum(written["confusion_matrix"]) == 9
+    right = np.trace(written["confusion_matrix"])
+    assert metrics["test_top1"] == pytest.approx(right / 10), "the one that is gone counts as wrong"
+    assert all(np.isfinite(value) for value in metrics.values())
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "count as wrong in top\\-1" in card or "count as wrong in top-1" in card
+    assert "Skipped, because they could not be read any more: 3 videos" in card
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        assert [row["video_id"] for row in csv.DictReader(file) if row["prediction"] == "unreadable"] == [lost[2]]
+
+
+def test_a_killed_reader_ends_the_run_with_the_video_it_was_at(
+    bars_dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel does when memory runs out."""
+    victim = datasets.load_from_disk(str(bars_dataset))["train"][5]["video_id"]
+    honest = clip_module.read_clip
+
+    def read(row: dict, *args: object) -> torch.Tensor:
+        if row["video_id"] == victim and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return honest(row, *args)
+
+    monkeypatch.setattr(clip_module, "read_clip", read)
+    argv = ["--dataset_name", str(bars_dataset), "--output_dir", str(tmp_path / "out"), *FAST, "--dataloader_num_workers", "1"]  # fmt: skip
+    assert exit_cleanly(main)(argv) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "was killed" in errors[0] and repr(victim) in errors[0]
+
+
+def test_the_log_says_how_long_training_waited_for_data(finished: tuple[Path, dict[str, float]]) -> None:
+    state = json.loads(next(finished[0].glob("checkpoint-*/trainer_state.json")).read_text())
+    shares = [entry["data_wait"] for entry in state["log_history"] if "loss" in entry]
+    assert shares and all(0 <= share <= 1 for share in shares)
+
+
+def test_the_sampling_a_model_was_trained_with_is_what_predict_uses(
+    bars: Path, bars_dataset: Path, tmp_path: Path
+) -> None:
+    options = ("--sampling", "dense", "--frame_stride", "2", "--target_fps", "20", "--max_steps", "1")
+    train(bars_dataset, tmp_path / "out", *options, "--color_jitter", "0.3", "--auto_augment", "trivialaugment")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["clip_sampling"], config["clip_frame_stride"], config["clip_target_fps"]) == ("dense", 2, 20.0)
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    answer = predict([str(tmp_path / "out"), str(bars / row["video_id"])])[0]["predictions"]
+    assert {guess["label"]: guess["score"] for guess in answer} == pytest.approx(
+        {"left": float(row["left"]), "right": float(row["right"])}, abs=1e-5
+    )
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "2 apart, from the middle of the video, counted at 20 frames per second" in card
+    again = tmp_path / "again"
+    train(bars_dataset, again, "--model_name_or_path", str(tmp_path / "out"), "--max_steps", "1")
+    assert json.loads((again / "config.json").read_text())["clip_sampling"] == "dense", "a checkpoint's own goes on"
 
 
 def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ from transformers import (
 
 from data_prep.errors import UserError
 from finetune.arguments import ModelArguments
-from finetune.batch import ClipTransform
+from finetune.batch import ClipTransform, normalise
 from finetune.modeling import ATTENTION_TYPES
 from finetune.named_models import NAMED_MODELS
 from finetune.weights import load_checkpoint, load_start
@@ -113,7 +113,7 @@ def test_an_old_image_processors_numbers_are_taken_over(checkpoint: Path, mean: 
     assert isinstance(processor, TimesformerVideoProcessor)
     assert list(processor.image_mean) == [mean] * 3
     frames = np.random.default_rng(0).integers(0, 256, (8, 60, 80, 3), dtype=np.uint8)
-    ours = ClipTransform(processor).evaluate(torch.from_numpy(frames).permute(0, 3, 1, 2))
+    ours = normalise(ClipTransform(processor).evaluate(torch.from_numpy(frames).permute(0, 3, 1, 2)), processor)
     theirs = old(list(frames), return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1.01 / 255 / 0.225)
 

@@ -14,14 +14,15 @@ _LONG_SECONDS = 60.0
 _DARK = 40.0  # mean luma: night scenes and black lead-ins
 _MANY_REJECTED = 0.05
 
-# CPU seconds on one core of the project's machine for a clip of 8 frames, short side 256 px. From a copy with short
-# groups of pictures or from JPEGs, a clip costs the same however long or large its source was; from a source file it
-# costs up to one decode of the whole file, which the scan measures. On 10 s H.264 files of 340x256 px that makes
-# `clips` about 10x and `frames` about 30x faster than the files.
-_CLIP_SECONDS = {"clips": 0.010, "frames": 0.004}
+# CPU seconds on one core for a clip of 8 frames, short side 256 px, from row to pixels (benchmarks/data_path.py). From a
+# copy with short groups of pictures or from JPEGs, a clip costs the same however long or large its source was. From a
+# source file it costs up to one decode of the whole file, which the scan measures; half of it where the encoder makes
+# pictures that no other one needs, as those of H.264 and HEVC do.
+_CLIP_SECONDS = {"clips": 0.0075, "frames": 0.0037}
+_INDEXED_SHARE = {"h264": 0.5, "hevc": 0.5}
 # CPU seconds per frame to make the copy (H.264 preset veryfast; JPEG), after the decoding; and its size in bytes.
-_MAKING_SECONDS = {"clips": 0.0027, "frames": 0.0012}
-_FRAME_BYTES = {"clips": 3_000, "frames": 19_000}
+_MAKING_SECONDS = {"clips": 0.0022, "frames": 0.0012}
+_FRAME_BYTES = {"clips": 2_000, "frames": 14_000}
 _CHEAP_SECONDS = 0.03  # a core then reads over 30 clips a second: eight cores keep most GPUs busy
 _EPOCHS = 15  # a usual fine-tuning run; a copy that pays back later is not worth its disk for one run
 
@@ -160,16 +161,19 @@ def _dark(facts: PageFacts) -> Iterator[str]:
 
 def _stores(facts: PageFacts) -> Iterator[str]:
     videos = [video for video in facts.videos if video.split == "train"] or facts.videos
-    files = sum(video.decode_seconds for video in videos)
+    files = sum(video.decode_seconds * _INDEXED_SHARE.get(video.codec, 1.0) for video in videos)
     if not files:
         return
     cost = {store: min(files, len(videos) * seconds) for store, seconds in _CLIP_SECONDS.items()}
     frames = sum(video.num_frames for video in facts.videos)
     saved, making = files - cost["clips"], frames * _MAKING_SECONDS["clips"]
     if files / len(videos) <= _CHEAP_SECONDS:
-        choice, why = "files", f"Decoding costs only {1000 * files / len(videos):.0f} ms a video: copies save little"
+        choice, why = "files", f"A clip costs only {1000 * files / len(videos):.0f} ms of one core: copies save little"
     elif making > _EPOCHS * saved:
-        choice, why = "files", f"Making clips would pay back only after about {making / saved:.0f} epochs"
+        choice, why = (
+            "files",
+            f"Making clips would pay back only after about {making / saved:.0f} epochs, unless training waits for its clips",
+        )
     else:
         epochs = plural(max(1, round(making / saved)), "epoch")
         choice, why = "clips", f"Making them ({show_seconds(making)} of one core) pays back after about {epochs}"

@@ -1,0 +1,173 @@
+"""Which frames make a clip: pure functions of numbers.
+
+Frames are chosen from a list of frame numbers, which is all of a video's frames, or those that are shown at `target_fps`
+instants a second. Randomness comes as a generator, so a clip is a function of (seed, epoch, video).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+STRATEGIES = ("uniform", "segments", "dense")
+
+
+def uniform_indices(video_frames: int, num_frames: int) -> list[int]:
+    """First frame of each of `num_frames` equal segments of the whole video, as transformers' pipeline takes them.
+
+    A video shorter than the clip repeats its last frame, as the authors' code does.
+
+    uniform_indices(100, 4) == [0, 25, 50, 75]
+    uniform_indices(3, 5) == [0, 1, 2, 2, 2]
+    """
+    if video_frames < num_frames:
+        return [min(i, video_frames - 1) for i in range(num_frames)]
+    return [i * video_frames // num_frames for i in range(num_frames)]
+
+
+def centre_indices(video_frames: int, num_frames: int) -> list[int]:
+    """Middle frame of each of `num_frames` equal segments (TSN, arXiv 1608.00859, its test protocol).
+
+    centre_indices(100, 4) == [12, 37, 62, 87]
+    centre_indices(3, 5) == [0, 1, 2, 2, 2]
+    """
+    starts = uniform_indices(video_frames, num_frames)
+    if video_frames < num_frames:
+        return starts
+    ends = [*starts[1:], video_frames]
+    return [(start + end - 1) // 2 for start, end in zip(starts, ends)]
+
+
+def random_indices(video_frames: int, num_frames: int, generator: torch.Generator) -> list[int]:
+    """A random frame of each of `num_frames` equal segments of the whole video (TSN, arXiv 1608.00859, section 3.1).
+
+    The first frame of each segment is what `uniform_indices` gives; short videos are treated as there.
+    """
+    starts = uniform_indices(video_frames, num_frames)
+    if video_frames < num_frames:
+        return starts
+    ends = [*starts[1:], video_frames]
+    return [int(torch.randint(start, end, (1,), generator=generator)) for start, end in zip(starts, ends)]
+
+
+def dense_indices(video_frames: int, num_frames: int, frame_stride: int, start: int) -> list[int]:
+    """`num_frames` frames, `frame_stride` apart, from `start`; the last frame repeats where the video ends.
+
+    dense_indices(10, 4, 3, 2) == [2, 5, 8, 9]
+    """
+    return [min(start + i * frame_stride, video_frames - 1) for i in range(num_frames)]
+
+
+def last_start(video_frames: int, num_frames: int, frame_stride: int) -> int:
+    """The last start from which a dense clip lies within the video; 0 where none does.
+
+    last_start(10, 4, 3) == 0; last_start(100, 8, 4) == 71
+    """
+    return max(0, video_frames - (num_frames - 1) * frame_stride - 1)
+
+
+def view_starts(last: int, num_views: int) -> list[int]:
+    """Starts of `num_views` dense clips, evenly from 0 to `last`; a single one in the middle.
+
+    view_starts(90, 1) == [45]; view_starts(90, 4) == [0, 30, 60, 90]
+    """
+    if num_views == 1:
+        return [last // 2]
+    return [round(i * last / (num_views - 1)) for i in range(num_views)]
+
+
+def frames_at_rate(times: Sequence[float], target_fps: float) -> list[int]:
+    """The frame that is shown at each of 0, 1, 2, ... / `target_fps` s, up to the last frame's `times` (s since frame 0).
+
+    Right for variable rates; a frame is shown until the next one. Repeats frames where the video is slower.
+
+    frames_at_rate([0, 0.1, 0.2, 0.3, 0.4], 5) == [0, 2, 4]
+    frames_at_rate([0, 0.1, 0.9], 5) == [0, 1, 1, 1, 1]
+    frames_at_rate([0, 0.5], 4) == [0, 0, 1]
+    """
+    # Containers round times to a millisecond: without this, every third frame of 30 a second would come one late.
+    hair = min(1e-3, 0.1 / target_fps)
+    instants = np.arange(int((times[-1] + hair) * target_fps) + 1) / target_fps
+    shown: list[int] = (np.searchsorted(np.asarray(times), instants + hair, side="right") - 1).tolist()
+    return shown
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How clips are taken, in training and in evaluation; part of what a checkpoint has learned, so saved with it.
+
+    `uniform`: a random frame of each of equal segments; in evaluation the first, as transformers' pipeline does.
+    `segments`: likewise, in evaluation the middle one. `dense`: frames `frame_stride` apart, from a random start; in
+    evaluation from the middle, or from evenly placed starts. With `target_fps` (1/s) frames are counted at that rate.
+    """
+
+    strategy: str = "uniform"
+    frame_stride: int = 1
+    target_fps: float | None = None
+
+    def training(self, frames: Sequence[int], num_frames: int, generator: torch.Generator) -> list[int]:
+        """One clip, chosen from `frames`."""
+        if self.strategy == "dense":
+            last = last_start(len(frames), num_frames, self.frame_stride)
+            start = int(torch.randint(0, last + 1, (1,), generator=generator))
+            chosen = dense_indices(len(frames), num_frames, self.frame_stride, start)
+        else:
+            chosen = random_indices(len(frames), num_frames, generator)
+        return [frames[i] for i in chosen]
+
+    def evaluation(self, frames: Sequence[int], num_frames: int, num_views: int = 1) -> list[list[int]]:
+        """Clips chosen from `frames`: `num_views` of a dense sampling, one of the others, which see the whole video."""
+        if self.strategy == "dense":
+            starts = view_starts(last_start(len(frames), num_frames, self.frame_stride), num_views)
+            clips = [dense_indices(len(frames), num_frames, self.frame_stride, start) for start in starts]
+        else:
+            take = centre_indices if self.strategy == "segments" else uniform_indices
+            clips = [take(len(frames), num_frames)]
+        return [[frames[i] for i in clip] for clip in clips]
+
+    def frames(self, num_frames: int, fps: float | None, times: Sequence[float] | None) -> Sequence[int]:
+        """The frame numbers to choose from, of a video of `num_frames` at `fps` (1/s), or at `times` (s) where uneven.
+
+        Raises `ValueError` where `target_fps` is set and the video's times are not known.
+        """
+        if self.target_fps is None:
+            return range(num_frames)
+        if times is None and not fps:
+            raise ValueError("its frames have no times")
+        return frames_at_rate(times or [number / (fps or 1) for number in range(num_frames)], self.target_fps)
+
+    def write_to(self, config: Any) -> None:
+        """Into a model's config."""
+        config.clip_sampling, config.clip_frame_stride = self.strategy, self.frame_stride
+        config.clip_target_fps = self.target_fps
+
+    @classmethod
+    def read_from(cls, config: Any) -> Sampling:
+        """Of a model's config; uniform where it does not say."""
+        return cls(
+            getattr(config, "clip_sampling", "uniform"),
+            getattr(config, "clip_frame_stride", 1),
+            getattr(config, "clip_target_fps", None),
+        )
+
+    def in_training(self) -> str:
+        """In words, for a card."""
+        if self.strategy == "dense":
+            return f"frames {self.frame_stride} apart from a random start{self._rate()}"
+        return f"a random frame of each segment{self._rate()}"
+
+    def in_evaluation(self, num_frames: int) -> str:
+        """In words, for a card."""
+        if self.strategy == "dense":
+            return f"{num_frames} frames, {self.frame_stride} apart, from the middle of the video{self._rate()}"
+        which = "middle one" if self.strategy == "segments" else "first"
+        return (
+            f"{num_frames} frames, the {which} of each of {num_frames} equal segments of the whole video{self._rate()}"
+        )
+
+    def _rate(self) -> str:
+        return f", counted at {self.target_fps:g} frames per second" if self.target_fps else ""

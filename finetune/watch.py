@@ -1,0 +1,113 @@
+"""What the processes that read clips are doing: which video each is at, and how long training waits for them."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.data import get_worker_info
+
+from data_prep.errors import UserError
+
+_MAX_WORKERS, _NAME_BYTES = 256, 512
+_SHARED_MEMORY = ("shared memory", "No space left on device", "Bus error", "unable to open file </torch_")
+
+
+class Watch:
+    """In shared memory, so that what a process was reading is known after it was killed."""
+
+    def __init__(self) -> None:
+        self._pids = torch.zeros(_MAX_WORKERS, dtype=torch.int64).share_memory_()
+        self._names = torch.zeros((_MAX_WORKERS, _NAME_BYTES), dtype=torch.uint8).share_memory_()
+
+    def begin(self, video_id: str) -> None:
+        """Called in a loader's process before it reads a video."""
+        worker = get_worker_info()
+        if worker is None or worker.id >= _MAX_WORKERS:
+            return
+        name = video_id.encode("utf-8", "backslashreplace")[: _NAME_BYTES - 1]
+        self._pids[worker.id] = os.getpid()
+        self._names[worker.id, : len(name) + 1] = torch.tensor([*name, 0], dtype=torch.uint8)
+
+    def reading(self, pids: set[int]) -> list[str]:
+        """The videos that these processes were at; of all processes where none of them is known."""
+        known = self._pids.tolist()
+        chosen = [at for at, pid in enumerate(known) if pid in pids] or [at for at, pid in enumerate(known) if pid]
+        names = (bytes(self._names[at].tolist()).split(b"\0")[0] for at in chosen)
+        return [name.decode("utf-8", "replace") for name in names]
+
+
+@contextmanager
+def naming_videos(watch: Watch) -> Iterator[None]:
+    """Turns what torch says of a loader's process that died into a `UserError` that says which video it was reading."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if any(sign in text for sign in _SHARED_MEMORY):
+            raise UserError(
+                "the processes that read clips ran out of shared memory (/dev/shm), through which batches travel. In a "
+                "container give it more (docker run --shm-size=8g), or use fewer of them or smaller batches "
+                "(--dataloader_num_workers, --per_device_train_batch_size)."
+            ) from error
+        if "DataLoader worker" not in text or "Original Traceback" in text:
+            raise
+        pids = {int(number) for number in re.findall(r"\d+", text)}
+        names = ", ".join(map(repr, watch.reading(pids))) or "none yet"
+        raise UserError(
+            f"a process that reads clips was killed ({' '.join(text.split())[:120]}); videos being read: {names}. If the "
+            "kernel ran out of memory: fewer --dataloader_num_workers. Else try that video with python -m data_prep."
+        ) from error
+
+
+class DataWait:
+    """The share of training time that steps waited for data, since the last `take`."""
+
+    def __init__(self) -> None:
+        self.waited = self.worked = 0.0
+        self._step_began = 0.0
+        self.starting = True  # processes start with the first batch, which is no sign of slow reading
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        before = time.monotonic()
+        yield
+        if not self.starting:
+            self.waited += time.monotonic() - before
+        self.starting = False
+
+    def step_begins(self) -> None:
+        self._step_began = time.monotonic()
+
+    def step_ends(self) -> None:
+        self.worked += time.monotonic() - self._step_began
+
+    def take(self) -> float | None:
+        """0 to 1; None where no step was taken."""
+        total = self.waited + self.worked
+        share = self.waited / total if self.worked else None
+        self.waited = self.worked = 0.0
+        return share
+
+
+def wait_remedy(share: float, num_workers: int, cores: int, store: str | None) -> str:
+    """What to do when training waits for data. `cores` this process may use, `store` of the dataset where known."""
+    remedies = []
+    if num_workers < cores:
+        remedies.append(f"raise --dataloader_num_workers from {num_workers} to {cores}")
+    if store in (None, "files"):
+        remedies.append("prepare the videos with --store clips, which read about ten times as fast")
+    elif store == "clips":
+        remedies.append("prepare the videos with --store frames, which read about three times as fast")
+    remedies.append("use a machine with more cores")
+    return f"training waits for clips {share:.0%} of the time: {', or '.join(remedies)}."
+
+
+def describe_unreadable(found: dict[str, str]) -> list[dict[str, Any]]:
+    """For metrics.json: each video that was left out, and why."""
+    return [{"video_id": video_id, "reason": reason} for video_id, reason in sorted(found.items())]
