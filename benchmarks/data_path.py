@@ -2,6 +2,7 @@
 
     python benchmarks/data_path.py FOLDER [--kind kinetics] [--rounds 5]     decoding, and file to batch
     python benchmarks/data_path.py FOLDER --workers                          one loader process against two
+    python benchmarks/data_path.py FOLDER --profile                          where the time of reading goes
 
 FOLDER holds real videos, from which the material is made (benchmarks/material.py) and prepared by data_prep into the
 three stores. Needs `pip install -e ".[bench]"` and, for torchcodec, FFmpeg's libraries. Everything runs on one core and
@@ -11,8 +12,11 @@ one thread; CPU time of the process is what counts, and a ratio is the sum over 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import os
+import pstats
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -22,16 +26,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import datasets
-import decord
 import numpy as np
 import simplejpeg
 import torch
 from av.video.reformatter import VideoReformatter
 from material import KINDS, write_kind
-from torchcodec.decoders import VideoDecoder
+from peers import decode_all, docs_loop, with_decord, with_opencv, with_torchcodec
 from transformers import TimesformerVideoProcessor, VideoMAEImageProcessor
 from transformers.trainer_utils import set_seed
 
@@ -46,46 +48,6 @@ from finetune.sampling import Sampling
 STRIDES = {"kinetics": 32, "720p": 32, "ucf101": 16, "ssv2": 4}
 SIZE = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
 Method = Callable[[str, list[int]], Any]
-
-
-def docs_loop(path: str, indices: list[int]) -> np.ndarray:
-    """transformers' documented loop for video classification: PyAV from frame 0."""
-    frames = []
-    with av.open(path) as container:
-        container.seek(0)
-        for i, frame in enumerate(container.decode(video=0)):
-            if i > indices[-1]:
-                break
-            if i >= indices[0] and i in indices:
-                frames.append(frame)
-        return np.stack([x.to_ndarray(format="rgb24") for x in frames])
-
-
-def decode_all(path: str, indices: list[int]) -> np.ndarray:
-    """Every frame to RGB, then the wanted ones, as PySlowFast's loader does it."""
-    with av.open(path) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return np.stack([frames[i] for i in indices])
-
-
-def with_decord(path: str, indices: list[int]) -> np.ndarray:
-    frames: np.ndarray = decord.VideoReader(path, num_threads=1).get_batch(indices).asnumpy()
-    return frames
-
-
-def with_torchcodec(path: str, indices: list[int], seek_mode: Any = "exact") -> np.ndarray:
-    decoder = VideoDecoder(path, num_ffmpeg_threads=1, seek_mode=seek_mode, dimension_order="NHWC")
-    return decoder.get_frames_at(indices).data.numpy()
-
-
-def with_opencv(path: str, indices: list[int]) -> np.ndarray:
-    """grab() up to each wanted frame, retrieve() only those."""
-    video, frames, wanted = cv2.VideoCapture(path), [], set(indices)
-    for i in range(indices[-1] + 1):
-        video.grab()
-        if i in wanted:
-            frames.append(cv2.cvtColor(video.retrieve()[1], cv2.COLOR_BGR2RGB))
-    return np.stack(frames)
 
 
 class Prepared:
@@ -281,25 +243,46 @@ def show(times: dict[str, list[tuple[float, float]]], base: str, second: str, ex
 
 
 def measure_workers(stores: Prepared, rounds: int) -> None:
-    """Clips per second of a loader with one process and with two, of the clips store, in turn."""
+    """A loader with one process and with two, in turn: clips per second, the best of the rounds, and CPU time per clip."""
     maker = ClipMaker(8, ClipTransform(TimesformerVideoProcessor(**SIZE)), Sampling("dense", 32))
     for store in STORES:
-        rows = next(iter(stores.rows[store].values()))[0]
         clips = Clips(stores.split, maker, training=True)
-        clips.rows = rows
-        repeated = torch.utils.data.ConcatDataset([clips] * (10 if store == "files" else 60))
+        clips.rows = next(iter(stores.rows[store].values()))[0]
+        repeated = torch.utils.data.ConcatDataset([clips] * (8 if store == "files" else 40))
         rates: dict[int, list[float]] = {1: [], 2: []}
+        costs: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(rounds):
             for workers in rates:
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
                 loader = torch.utils.data.DataLoader(repeated, 8, shuffle=True, num_workers=workers, collate_fn=collate)
                 batches = iter(loader)
                 next(batches)  # processes have started
-                before, count = time.perf_counter(), 0
+                started = time.perf_counter()
                 for _ in batches:
-                    count += 8
-                rates[workers].append(count / (time.perf_counter() - before))
-        one, two = (statistics.median(rates[workers]) for workers in (1, 2))
-        print(f"{store}: {one:.0f} clips/s with one process, {two:.0f} with two: {two / one:.2f} times")
+                    pass
+                rates[workers].append((len(repeated) - 8) / (time.perf_counter() - started))
+                del batches, loader
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                costs[workers].append(1000 * spent / len(repeated))
+        one, two = (max(rates[workers]) for workers in (1, 2))
+        cheap, dear = (statistics.median(costs[workers]) for workers in (1, 2))
+        print(
+            f"{store}: {one:.0f} clips/s with one process, {two:.0f} with two ({two / one:.2f} times); CPU {cheap:.1f} and {dear:.1f} ms a clip"
+        )
+
+
+def profile(stores: Prepared) -> None:
+    """Where the time goes in `read_clip`, by function."""
+    for store in ("clips", "frames"):
+        rows = next(iter(stores.rows[store].values()))[0]
+        cells = [rows[at] for at in range(len(rows))]
+        with cProfile.Profile() as profiler:
+            for start in range(10):
+                for row in cells:
+                    read_clip(row, [start + 32 * i for i in range(8)])
+        print(store)
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(8)
 
 
 def main() -> None:
@@ -310,6 +293,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path("data_path_material"), help="where the material is kept")
     parser.add_argument("--workers", action="store_true")
+    parser.add_argument("--profile", action="store_true", help="where the time goes")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     set_seed(0)
@@ -318,6 +302,9 @@ def main() -> None:
     stores = Prepared(options.work / kind, paths)
     if options.workers:
         measure_workers(stores, options.rounds)
+        return
+    if options.profile:
+        profile(stores)
         return
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
     torch.set_num_threads(1)
