@@ -47,8 +47,9 @@ _SHORT_ON_CPU = {torch.float32: 16, torch.bfloat16: 512}
 def to_windows(patches: torch.Tensor, window: Window) -> torch.Tensor:
     """(batch, rows, columns, num_frames, channels) -> (batch, windows, patches of a window, channels)."""
     outer, inner = _AXES[window]
+    windows = math.prod([patches.shape[axis] for axis in outer])
     length = math.prod([patches.shape[axis] for axis in inner])
-    return patches.permute(0, *outer, *inner, 4).reshape(patches.shape[0], -1, length, patches.shape[4])
+    return patches.permute(0, *outer, *inner, 4).reshape(patches.shape[0], windows, length, patches.shape[4])
 
 
 def from_windows(tokens: torch.Tensor, window: Window, shape: torch.Size) -> torch.Tensor:
@@ -106,11 +107,12 @@ class SpaceTimeAttention(TimeSformerAttention):
         """
         shape, heads = patches.shape, self.attention.num_heads
         tokens = to_windows(self.attention.qkv(patches), window)
-        batch, windows = tokens.shape[:2]
+        batch, windows, length = tokens.shape[:3]
         if window != "time":
             copies = self.attention.qkv(class_token)[:, None].expand(-1, windows, -1, -1)
             tokens = torch.cat((copies, tokens), dim=2)
-        tokens = tokens.view(batch * windows, -1, 3, heads, shape[-1] // heads)
+            length += 1
+        tokens = tokens.view(batch * windows, length, 3, heads, shape[-1] // heads)
         query, key, value = tokens.permute(2, 0, 3, 1, 4).unbind(0)
         if class_only:
             query, mask = query[:, :, :1], None
@@ -118,7 +120,7 @@ class SpaceTimeAttention(TimeSformerAttention):
             mask = window_mask(window, shape[1:4], query)
         context, attention_map = self._attend(query, key, value, mask, with_map)
         added = self._project(context.flatten(2), drop_path.draw(context, batch * windows), then)
-        added = added.view(batch, windows, -1, shape[-1])
+        added = added.view(batch, windows, query.shape[2], shape[-1])
         if window == "time":
             return from_windows(added, window, shape), None, attention_map
         class_added, added = added.split([1, added.shape[2] - 1], dim=2)
@@ -133,8 +135,9 @@ class SpaceTimeAttention(TimeSformerAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(windows, tokens, heads, head_dim) from three tensors (windows, heads, tokens, head_dim), and the map."""
         name = self.config._attn_implementation
-        is_short = key.device.type == "cpu" and key.shape[2] <= _SHORT_ON_CPU.get(key.dtype, 0)
-        if with_map or (name == "sdpa" and is_short):
+        if mask is not None and name.startswith("flash"):
+            raise ValueError("sparse_local_global needs a mask, which flash attention does not take: use sdpa.")
+        if with_map or (name == "sdpa" and _is_short_on_cpu(key)):
             name = "eager"
         dropout = self.attention.attn_drop.p if self.training else 0.0
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
@@ -142,8 +145,9 @@ class SpaceTimeAttention(TimeSformerAttention):
 
     def _project(self, context: torch.Tensor, keep: torch.Tensor | None, then: StepDense | None) -> torch.Tensor:
         dense, dropout = self.output.dense, self.output.dropout
-        # Two linear maps in a row are one. Not where dropout stands between them, nor where one was wrapped (LoRA).
-        if type(then) is StepDense and type(dense) is nn.Linear and not (dropout.p and self.training):
+        # Two linear maps in a row are one, unless dropout stands between them.
+        is_free = is_plain_linear(dense, nn.Linear) and not (dropout.p and self.training)
+        if then is not None and is_free and is_plain_linear(then, StepDense):
             weight, bias = then.weight @ dense.weight, then.weight @ dense.bias
             if keep is None:
                 return F.linear(context, weight, bias + then.bias)
@@ -151,6 +155,17 @@ class SpaceTimeAttention(TimeSformerAttention):
         added = dropout(dense(context))
         added = added if keep is None else added * keep
         return added if then is None else then(added)
+
+
+def _is_short_on_cpu(key: torch.Tensor) -> bool:
+    if key.device.type != "cpu" or torch.compiler.is_exporting():  # a program for every length must not ask for it
+        return False
+    return key.shape[2] <= _SHORT_ON_CPU.get(key.dtype, 0)
+
+
+def is_plain_linear(module: nn.Module, kind: type) -> bool:
+    """Whether its weight may be used without calling it: nothing wraps it (LoRA) or moves it in when called (offloading)."""
+    return type(module) is kind and not hasattr(module, "_hf_hook")
 
 
 def eager_attention(

@@ -6,39 +6,60 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
+from transformers import TimesformerConfig
 from transformers.models.timesformer import modeling_timesformer as reference
+
+from finetune.attention import is_plain_linear
+
+
+class PatchEmbeddings(reference.TimesformerPatchEmbeddings):
+    """Pixels -> patches (batch, rows, columns, num_frames, hidden_size)."""
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """A convolution whose stride is its kernel is one product of matrices, which leaves patches where they belong."""
+        num_channels, (patch_height, patch_width) = self.projection.in_channels, pair(self.patch_size)
+        check_clip(pixel_values, num_channels, patch_height, patch_width)
+        batch, num_frames, _, height, width = pixel_values.shape
+        rows, columns = height // patch_height, width // patch_width
+        if not is_plain_linear(self.projection, nn.Conv2d):
+            embedded = self.projection(pixel_values.flatten(0, 1))
+            return embedded.view(batch, num_frames, -1, rows, columns).permute(0, 3, 4, 1, 2)
+        kernel = self.projection.weight
+        cut = pixel_values.to(kernel.dtype).view(
+            batch, num_frames, num_channels, rows, patch_height, columns, patch_width
+        )
+        flat = cut.permute(0, 3, 5, 1, 2, 4, 6).reshape(batch, rows, columns, num_frames, kernel[0].numel())
+        return F.linear(flat, kernel.flatten(1), self.projection.bias)
 
 
 class TimesformerEmbeddings(reference.TimesformerEmbeddings):
-    """Pixels -> `patches` and `class_token`, with the embeddings of place and time added."""
+    """Pixels -> tokens, with the embeddings of place and time added."""
+
+    def __init__(self, config: TimesformerConfig):
+        super().__init__(config)
+        self.patch_embeddings = PatchEmbeddings(config)
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`pixel_values` is (batch, num_frames, num_channels, height, width). Raises `ValueError` where it does not fit."""
-        patches = self._project(pixel_values)
+        """`patches` (batch, rows, columns, num_frames, hidden_size) and `class_token` (batch, 1, hidden_size) of
+        `pixel_values` (batch, num_frames, num_channels, height, width). Raises `ValueError` where that does not fit.
+        """
+        patches = self.patch_embeddings(pixel_values)
         rows, columns, num_frames = patches.shape[1:4]
         class_position, position = self._position(rows, columns)
         patches = self.pos_drop(patches + position)
-        class_token = self.pos_drop(self.cls_token + class_position).expand(patches.shape[0], -1, -1)
+        class_token = self.pos_drop((self.cls_token + class_position).expand(patches.shape[0], -1, -1))
         if self.attention_type != "space_only":
             patches = self.time_drop(patches + self._time(num_frames))
         return patches, class_token
 
-    def _project(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """A convolution whose stride is its kernel is one product of matrices, which leaves patches where they belong."""
-        kernel = self.patch_embeddings.projection.weight
-        num_channels, (patch_height, patch_width) = kernel.shape[1], kernel.shape[2:]
-        check_clip(pixel_values, num_channels, patch_height, patch_width)
-        batch, num_frames, _, height, width = pixel_values.shape
-        rows, columns = height // patch_height, width // patch_width
-        cut = pixel_values.to(kernel.dtype).view(
-            batch, num_frames, num_channels, rows, patch_height, columns, patch_width
-        )
-        flat = cut.permute(0, 3, 5, 1, 2, 4, 6).reshape(batch, rows, columns, num_frames, -1)
-        return F.linear(flat, kernel.flatten(1), self.patch_embeddings.projection.bias)
-
     def _position(self, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings of the class token and of each place; for another grid the nearest one's, as the authors do."""
+        """Embeddings of the class token and of each place; for another grid those of the nearest place.
+
+        The authors' rule, but by the shape of the grid: their code, and transformers', look at the number of patches
+        alone, and would take 2x8 patches for 4x4.
+        """
         own = grid_of(self.patch_embeddings)
         class_position, position = self.position_embeddings.split([1, own[0] * own[1]], dim=1)
         position = position.view(1, *own, -1)

@@ -54,7 +54,8 @@ def is_plain(config: TimesformerConfig) -> bool:
     """Whether transformers' own class gives this model's logits: it lacks two schemes, is wrong about space_only (a row
     of logits per frame) and fails on rectangles.
     """
-    return config.attention_type in ("divided_space_time", "joint_space_time") and isinstance(config.image_size, int)
+    is_square = isinstance(config.image_size, int) and isinstance(config.patch_size, int)
+    return is_square and config.attention_type in ("divided_space_time", "joint_space_time")
 
 
 @dataclass
@@ -66,7 +67,7 @@ class TimesformerModelOutput(BaseModelOutput):
     (batch * T, heads, 1 + N, 1 + N) for divided_space_time and space_only, (batch, heads, 1 + N * T, 1 + N * T) for
     joint_space_time and sparse_local_global, there also `local_attention`; for axial `width_attention`
     (batch * T * rows, heads, 1 + columns, 1 + columns) and `attention` (batch * T * columns, heads, 1 + rows, 1 + rows).
-    The class token comes first.
+    The class token comes first. `hidden_states` of space_only have a row for each frame, as in transformers.
     """
 
     step_attentions: tuple[AttentionMaps, ...] | None = None
@@ -131,7 +132,7 @@ class TimesformerLayer(GradientCheckpointingLayer):
         hidden = self.intermediate.dense(self.layernorm_after(tokens))
         if self.training and torch.is_grad_enabled():
             # What the activation gives is the largest thing to keep for the backward pass and cheap to compute again.
-            added = checkpoint(self._mlp_end, hidden, use_reentrant=False, preserve_rng_state=self.output.dropout.p > 0)
+            added = checkpoint(self._mlp_end, hidden, use_reentrant=False)
         else:
             added = self._mlp_end(hidden)
         return added if keep is None else added * keep
@@ -229,14 +230,18 @@ def in_order(patches: torch.Tensor, class_token: torch.Tensor) -> torch.Tensor:
 
 
 class TimesformerForVideoClassification(TimesformerPreTrainedModel, reference.TimesformerForVideoClassification):
-    """A TimeSformer with a linear head on its class token. Is transformers' class, but for what it computes."""
+    """A TimeSformer with a linear head on its class token. Is transformers' class, but for what it computes.
+
+    To change the size of a checkpoint's clips for good go through `finetune.weights.load_start`: `from_pretrained` with
+    `ignore_mismatched_sizes` draws embeddings of another size anew, here as in transformers.
+    """
 
     def __init__(self, config: TimesformerConfig):
         super(reference.TimesformerForVideoClassification, self).__init__(config)  # not the blocks of transformers
         self.num_labels = config.num_labels
         self.timesformer = TimesformerModel(config)
         self.head_dropout = nn.Dropout(0.0)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
     # Without **kwargs: Trainer takes them as a promise to average the loss over accumulated batches itself.

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import TimesformerConfig
 
+from finetune.attention import StepDense
 from finetune.modeling import TimesformerForVideoClassification
 
 # The paper's three (section 4): 8 frames of 224 px, 16 of 448 (HR), 96 of 224 (L, for long), all with a ViT of the size B.
@@ -34,7 +35,7 @@ def random_model(config: TimesformerConfig) -> TimesformerForVideoClassification
     model = TimesformerForVideoClassification(config)
     if config.attention_type != "space_only":
         nn.init.normal_(model.timesformer.embeddings.time_embeddings, std=_TIME_EMBEDDING_STD)
-    for name, weight in model.named_parameters():
-        if name.endswith(("temporal_dense.weight", "width_dense.weight", "local_dense.weight")):
-            nn.init.trunc_normal_(weight, std=config.initializer_range)
+    for module in model.modules():
+        if isinstance(module, StepDense):
+            nn.init.trunc_normal_(module.weight, std=config.initializer_range)
     return model

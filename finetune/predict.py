@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
     videos = list(find_inputs(options.videos))
     model, processor = load_checkpoint(options.model)
     try:
-        model.to(options.device).eval()
+        model.to(options.device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {options.device} cannot be used: {str(error).splitlines()[0]}") from error
     rows = [predict_video(model, processor, video, options.top_k) for video in videos]

@@ -13,7 +13,7 @@ from finetune.embeddings import pair
 
 AUTHORS_MEAN, AUTHORS_STD = [0.45] * 3, [0.225] * 3  # facebookresearch/TimeSformer, config/defaults.py
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-_DEFAULT_CROP = 224
+_DINOV2_CROP = 224  # what it was trained on; the 518 px of its configuration are for dense tasks
 
 Size = tuple[int, int]  # (height, width) in px
 
@@ -44,8 +44,8 @@ def load_processor(
         except (OSError, ValueError) as error:
             if config.model_type == "timesformer":
                 reason = str(error).strip().splitlines()[0]
-                raise UserError(f"{name} has no processor that can be loaded: {reason}") from error
-            return _processor_of_family(config.model_type, num_frames)
+                raise UserError(f"{name} has no processor that can be loaded ({reason}): save it with its video_preprocessor_config.json.") from error  # fmt: skip
+            return _processor_of_family(config, num_frames)
     size = {key: value for key, value in dict(own.size).items() if value is not None}
     crop = dict(own.crop_size or {})
     height = crop.get("height") or size.get("height") or pair(config.image_size)[0]
@@ -58,20 +58,26 @@ def load_processor(
     return processor, "the checkpoint's"
 
 
-def _processor_of_family(model_type: str, num_frames: int) -> tuple[TimesformerVideoProcessor, str]:
+def _processor_of_family(config: PreTrainedConfig, num_frames: int) -> tuple[TimesformerVideoProcessor, str]:
     """For image models saved without one: ViT was trained with a mean and std of 0.5, the others with ImageNet's."""
-    mean, std = ([0.5] * 3, [0.5] * 3) if model_type == "vit" else (_IMAGENET_MEAN, _IMAGENET_STD)
-    size = {"shortest_edge": _DEFAULT_CROP}
-    processor = make_processor((_DEFAULT_CROP, _DEFAULT_CROP), size, num_frames, mean, std)
-    return processor, f"none saved: mean {mean[0]:g}, ..., std {std[0]:g}, ... as {model_type} models have"
+    mean, std = ([0.5] * 3, [0.5] * 3) if config.model_type == "vit" else (_IMAGENET_MEAN, _IMAGENET_STD)
+    crop = (_DINOV2_CROP, _DINOV2_CROP) if config.model_type.startswith("dinov2") else pair(config.image_size)
+    processor = make_processor(crop, {"shortest_edge": max(crop)}, num_frames, mean, std)
+    return processor, f"none saved: mean {mean[0]:g}, ..., std {std[0]:g}, ... as {config.model_type} models have"
 
 
 def adapted_processor(own: TimesformerVideoProcessor, crop: Size, num_frames: int) -> TimesformerVideoProcessor:
     """The same for another crop and number of frames; the short side in proportion, and at least what the crop needs."""
-    size = {"height": crop[0], "width": crop[1]}
+    old = (own.crop_size["height"], own.crop_size["width"])
+    if (crop, num_frames) == (old, own.num_frames):
+        return own
     if own.size.shortest_edge:
-        old = max(own.crop_size["height"], own.crop_size["width"])
-        size = {"shortest_edge": max(round(own.size.shortest_edge * max(crop) / old), *crop)}
+        size = {"shortest_edge": max(round(own.size.shortest_edge * max(crop) / max(old)), *crop)}
+    else:
+        height, width = (
+            round(side * new / before) for side, new, before in zip((own.size.height, own.size.width), crop, old)
+        )
+        size = {"height": height, "width": width}
     adapted = make_processor(crop, size, num_frames, list(own.image_mean), list(own.image_std))
     adapted.resample, adapted.rescale_factor = own.resample, own.rescale_factor
     return adapted

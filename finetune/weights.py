@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, TimesformerConfig, TimesformerVideoProcessor
 
@@ -34,7 +33,6 @@ class Source:
     state: State
     processor: TimesformerVideoProcessor
     notes: list[tuple[str, str]] = field(default_factory=list)
-    from_image: bool = False  # then its clips are still to be chosen
 
 
 @dataclass(frozen=True)
@@ -50,13 +48,13 @@ def load_start(wanted: ModelArguments, labels: list[str]) -> Start:
     """The model that `wanted` describes, for `labels`. Raises `UserError`."""
     name = wanted.model_name_or_path
     if name in NAMED_MODELS:
+        if wanted.input_channel_order == "bgr":
+            raise UserError(f"--input_channel_order bgr is for checkpoints: {name} has random weights.")
         source = named_source(name, wanted)
     else:
         source = load_source(name, wanted.model_revision)
-        crop = source.processor.crop_size
-        fit_clips(
-            source, wanted.num_frames, wanted.image_size or ([crop.height, crop.width] if source.from_image else None)
-        )
+        crop = source.processor.crop_size  # the clips it is shown, whatever size its embeddings have
+        fit_clips(source, wanted.num_frames, wanted.image_size or [crop.height, crop.width])
         fit_scheme(source, wanted.attention_type or source.config.attention_type)
         if wanted.input_channel_order == "bgr":
             swap_channels(source)
@@ -74,7 +72,7 @@ def load_checkpoint(
     source = load_source(name, revision)
     if _HEAD[0] not in source.state:
         raise UserError(f"{name} has no classification head: fine-tune it first.")
-    return build_model(source), source.processor
+    return build_model(source).eval(), source.processor
 
 
 def build_model(source: Source, attn_implementation: str | None = None) -> TimesformerForVideoClassification:
@@ -83,11 +81,21 @@ def build_model(source: Source, attn_implementation: str | None = None) -> Times
         model = TimesformerForVideoClassification(source.config)
     model.load_state_dict(source.state, assign=True)
     if attn_implementation is not None:
+        _check_attention(attn_implementation, source.config.attention_type)
         try:
             model.set_attn_implementation(attn_implementation)
         except (ValueError, ImportError, KeyError) as error:
             raise UserError(f"--attn_implementation {attn_implementation}: {' '.join(str(error).split())}") from error
     return model
+
+
+def _check_attention(implementation: str, attention_type: str) -> None:
+    if implementation == "flex_attention" and not torch.accelerator.is_available():
+        raise UserError("--attn_implementation flex_attention needs a GPU: leave it out, or pass sdpa.")
+    if implementation.startswith("flash") and attention_type == "sparse_local_global":
+        raise UserError(
+            f"--attn_implementation {implementation} takes no mask, which sparse_local_global needs: pass sdpa."
+        )
 
 
 def named_source(name: str, wanted: ModelArguments) -> Source:
@@ -105,19 +113,27 @@ def named_source(name: str, wanted: ModelArguments) -> Source:
         AUTHORS_STD,
     )
     state = {key: weight for key, weight in state.items() if key not in _HEAD}
-    return Source(name, config, state, processor, [("backbone", "random weights")])
+    return Source(
+        name,
+        config,
+        state,
+        processor,
+        [("backbone", f"random: {config.attention_type}, {config.num_frames} frames of {config.image_size} px")],
+    )
 
 
 def load_source(name: str, revision: str) -> Source:
     """A TimeSformer checkpoint as it is, or an image model as a TimeSformer of 8 frames. Raises `UserError`."""
     config = _load(AutoConfig, name, revision)
+    config._attn_implementation = "eager"  # never what a file asks for: it could name code to fetch
     if config.model_type == "timesformer":
-        state = _whole_state(name, revision)
+        config._attn_implementation = "sdpa"
+        state = _whole_state(name, revision, config)
         processor, _ = load_processor(name, revision, config, config.num_frames)
         return Source(name, config, state, processor)
     if not all(hasattr(config, needed) for needed in ("image_size", "patch_size", "num_hidden_layers")):
         raise UserError(f"{name} is a {config.model_type} checkpoint. {HELP}.")
-    image_model = _load(AutoModel, name, revision, dtype=torch.float32)
+    image_model = _load(AutoModel, name, revision, config=config, dtype=torch.float32)
     target, state = from_image_model(name, image_model)
     processor, origin = load_processor(name, revision, config, target.num_frames)
     without = "".join(f", without its {token}" for token in extra_tokens(image_model))
@@ -125,18 +141,25 @@ def load_source(name: str, revision: str) -> Source:
         ("image model", f"{config.model_type}: embeddings, attention within frames, MLP{without}"),
         ("processor", origin),
     ]
-    return Source(name, target, state, processor, notes, from_image=True)
+    return Source(name, target, state, processor, notes)
 
 
-def _whole_state(name: str, revision: str) -> State:
-    """All weights of a TimeSformer checkpoint; without `classifier.*` where it has no head."""
-    # float32 whatever the file's type: a lower precision is a setting of the training run.
+def _whole_state(name: str, revision: str, config: TimesformerConfig) -> State:
+    """All weights of a TimeSformer checkpoint; without `classifier.*` where it has no head. Raises `UserError`."""
+    # float32 whatever the file's type: a lower precision is a setting of the training run. Sizes that do not match are
+    # refused here, in words.
     model, info = _load(
-        TimesformerForVideoClassification, name, revision, dtype=torch.float32, output_loading_info=True
-    )
-    lost = [key for key in info["missing_keys"] if key not in _HEAD]
-    if lost or info["mismatched_keys"]:
-        raise UserError(f"{name} is not a whole TimeSformer checkpoint: {len(lost)} weights are missing, the first {lost[:1]}.")  # fmt: skip
+        TimesformerForVideoClassification, name, revision, config=config, dtype=torch.float32, output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )  # fmt: skip
+    wrong = {
+        "are missing": [key for key in info["missing_keys"] if key not in _HEAD],
+        "have another shape than its config.json says": [key for key, *_ in info["mismatched_keys"]],
+        "have no place in what its config.json describes": list(info["unexpected_keys"]),
+    }
+    for what, keys in wrong.items():
+        if keys:
+            raise UserError(f"{name} is not a whole TimeSformer checkpoint: {len(keys)} weights {what}, the first {keys[0]}.")  # fmt: skip
     return {key: weight for key, weight in model.state_dict().items() if key not in info["missing_keys"]}
 
 
@@ -146,8 +169,8 @@ def _load(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:
         raise UserError(f"{name} is not a checkpoint: there is no {Path(name) / 'config.json'}. {HELP}.")
     try:
         return cls.from_pretrained(name, revision=revision, **kwargs)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a file from elsewhere can be wrong in every way, and each raises in its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name} cannot be loaded: {reason} {HELP}.") from error
 
 
@@ -180,7 +203,7 @@ def fit_scheme(source: Source, attention_type: str) -> None:
     for key in dropped:
         del state[key]
     if dropped:
-        source.notes.append((attention_type, f"without {len(dropped)} weights of other schemes"))
+        source.notes.append((attention_type, f"{len(dropped)} weights that only other schemes have left out"))
 
 
 def fit_clips(source: Source, num_frames: int | None, image_size: list[int] | None) -> None:
@@ -196,10 +219,9 @@ def fit_clips(source: Source, num_frames: int | None, image_size: list[int] | No
         state[_POSITIONS] = resize_positions(state[_POSITIONS], old_grid, grid_of(config))
         sizes = ("x".join(map(str, grid)) for grid in (old_grid, grid_of(config)))
         source.notes.append(("position embeddings", f"{' -> '.join(sizes)} patches, bicubic"))
-    if num_frames or image_size:
-        crop = source.processor.crop_size
-        size = pair(config.image_size) if image_size else (crop.height, crop.width)
-        source.processor = adapted_processor(source.processor, size, config.num_frames)
+    crop = source.processor.crop_size
+    size = pair(config.image_size) if image_size else (crop.height, crop.width)
+    source.processor = adapted_processor(source.processor, size, config.num_frames)
 
 
 def swap_channels(source: Source) -> None:
@@ -215,6 +237,7 @@ def swap_channels(source: Source) -> None:
 def fit_head(source: Source, labels: list[str], new_head: bool) -> None:
     """Keeps the head where its labels are the dataset's, else makes a new one. Raises `UserError`."""
     config, state, name = source.config, source.state, source.name
+    config.problem_type = "single_label_classification"
     old = [config.id2label[i] for i in range(config.num_labels)] if _HEAD[0] in state else []
     if old == labels and not new_head:
         source.notes.append(("head", f"kept: its {len(labels)} labels are the dataset's"))
@@ -229,7 +252,6 @@ def fit_head(source: Source, labels: list[str], new_head: bool) -> None:
     state[_HEAD[1]] = torch.zeros(len(labels))
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"
     source.notes.append(
         ("head", f"{len(old)} labels replaced by a new head of {len(labels)}" if old else f"new, {len(labels)} labels")
     )
