@@ -145,3 +145,6 @@ def test_without_a_processor_the_familys_numbers_are_taken_and_said(tmp_path: Pa
     start = start_from(name)
     assert list(start.processor.image_mean) == [0.485, 0.456, 0.406]
     assert "none saved: mean 0.485" in start.message
+    name = saved(ViTModel(ViTConfig(**SMALL, intermediate_size=24)), tmp_path / "vit")
+    start = start_from(name, image_size=None)
+    assert list(start.processor.image_mean) == [0.5] * 3 and start.model.config.image_size == 32

@@ -170,7 +170,7 @@ def test_the_paper_counts_as_many_parameters(attention_type: str) -> None:
 def test_another_clip_size_equals_a_model_whose_embeddings_were_taken_from_the_nearest(
     attention_type: str, frames: int, height: int, width: int
 ) -> None:
-    """The authors' rule at run time, and after saving a model of that size."""
+    """At run time, by the shape of the grid, and after saving a model of that size."""
     model, pixels = small_model(attention_type), clip(frames, height, width)
     rows, columns = height // PATCH, width // PATCH
     state = model.state_dict()
@@ -289,6 +289,32 @@ def test_every_weight_of_every_scheme_is_trained_with_and_without_activation_che
         if not name.endswith("qkv.bias"):  # a bias of the keys changes nothing
             assert gradient is not None and gradient.abs().max() > 0, name
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_computed_again_for_the_backward_pass_draws_the_same_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also dropout that an adapter brought in, as LoRA's, which the model knows nothing of."""
+
+    class Dropping(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(F.dropout(x, 0.5))
+
+    gradients = []
+    for again in (True, False):
+        model = small_model("divided_space_time").train()
+        for layer in model.timesformer.encoder.layer:
+            layer.output.dense.__class__ = Dropping
+        if not again:
+            monkeypatch.setattr("finetune.modeling.checkpoint", lambda function, x, use_reentrant: function(x))
+        torch.manual_seed(0)
+        model(clip(), labels=torch.tensor([0, 1])).loss.backward()
+        gradients.append(model.timesformer.encoder.layer[0].intermediate.dense.weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_dropout_of_embeddings_is_drawn_for_each_clip() -> None:
+    embeddings = small_model("divided_space_time", hidden_dropout_prob=0.5).train().timesformer.embeddings
+    _, class_token = embeddings(torch.zeros(8, FRAMES, 3, 16, 16))
+    assert len({tuple(row) for row in (class_token[:, 0] == 0).tolist()}) > 1
 
 
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time"])
@@ -454,6 +480,27 @@ def test_it_is_one_graph_to_the_compiler_and_to_export(attention_type: str) -> N
         model.eval(), (pixels,), dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch", min=1, max=64)}}
     )
     torch.testing.assert_close(program.module()(clip(batch=5)).logits, model(clip(batch=5)).logits)
+
+
+def test_one_exported_program_serves_every_number_of_frames() -> None:
+    """Though a CPU computes attention one way for short sequences and another for long ones."""
+    model = small_model("divided_space_time")
+    dynamic = {"pixel_values": {1: torch.export.Dim("num_frames", min=FRAMES + 1, max=64)}}
+    program = torch.export.export(model, (clip(6),), dynamic_shapes=dynamic).module()
+    for frames in (4, 20):
+        torch.testing.assert_close(program(clip(frames)).logits, model(clip(frames)).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_wrapped_patch_embedding_is_called_and_its_inputs_may_require_gradients() -> None:
+    """As LoRA on the convolution does, and adapters under activation checkpointing."""
+    model = small_model("divided_space_time")
+    before = model(clip()).logits
+    patches = model.timesformer.embeddings.patch_embeddings
+    patches.projection.__class__ = type("Wrapped", (nn.Conv2d,), {})
+    torch.testing.assert_close(model(clip()).logits, before, rtol=1e-5, atol=1e-5)
+    model.requires_grad_(False)
+    model.enable_input_require_grads()
+    assert model(clip()).logits.requires_grad
 
 
 def test_wrapped_linear_maps_are_used_as_wrapped() -> None:

@@ -23,13 +23,18 @@ from transformers import (
 from data_prep.errors import UserError
 from finetune.arguments import ModelArguments
 from finetune.batch import ClipTransform, normalise
-from finetune.modeling import ATTENTION_TYPES
+from finetune.modeling import ATTENTION_TYPES, is_plain
 from finetune.named_models import NAMED_MODELS
 from finetune.weights import load_checkpoint, load_start
 
 
 def wanted(name: Path | str, **changes: Any) -> ModelArguments:
     return ModelArguments(model_name_or_path=str(name), **changes)
+
+
+def change_config(checkpoint: Path, **changes: Any) -> None:
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 @pytest.fixture
@@ -208,6 +213,76 @@ def test_frames_in_the_other_channel_order_are_undone_exactly(checkpoint: Path) 
     pixels = torch.randn(2, 8, 3, 48, 48)
     torch.testing.assert_close(new.model.eval()(pixels).logits, old.model.eval()(pixels.flip(2)).logits)
     assert "BGR" in new.message
+
+
+def test_random_weights_have_no_channel_order_to_undo() -> None:
+    with pytest.raises(UserError, match="bgr is for checkpoints: timesformer-tiny has random weights"):
+        load_start(wanted("timesformer-tiny", input_channel_order="bgr"), ["a", "b"])
+
+
+def test_clips_are_of_the_size_that_the_processor_makes(checkpoint: Path) -> None:
+    """Where its crop is not the size of the embeddings these are resized, and it is said: nothing is left to chance."""
+    settings = {"size": {"shortest_edge": 48}, "crop_size": {"height": 36, "width": 36}, "num_frames": 8}
+    TimesformerVideoProcessor(**settings).save_pretrained(checkpoint)
+    start = load_start(wanted(checkpoint), ["a", "b", "c"])
+    assert "4x4 -> 3x3 patches, bicubic" in start.message
+    assert start.model.config.image_size == 36 and is_plain(start.model.config)
+    assert start.processor.size.shortest_edge == 48
+    TimesformerVideoProcessor(**{**settings, "crop_size": {"height": 50, "width": 50}}).save_pretrained(checkpoint)
+    with pytest.raises(UserError, match="multiples of the patch of 12x12"):
+        load_start(wanted(checkpoint), ["a", "b", "c"])
+
+
+def test_a_squeezing_processor_is_scaled_with_the_crop(checkpoint: Path) -> None:
+    settings = {"size": {"height": 60, "width": 72}, "crop_size": {"height": 48, "width": 48}, "num_frames": 8}
+    TimesformerVideoProcessor(**settings).save_pretrained(checkpoint)
+    same = load_start(wanted(checkpoint), ["a", "b", "c"]).processor
+    assert (same.size.height, same.size.width) == (60, 72)
+    larger = load_start(wanted(checkpoint, image_size=[96]), ["a", "b", "c"]).processor
+    assert (larger.size.height, larger.size.width, larger.crop_size.height) == (120, 144, 96)
+
+
+def test_a_head_of_several_labels_a_video_is_trained_with_one(checkpoint: Path) -> None:
+    change_config(checkpoint, problem_type="multi_label_classification")
+    model = load_start(wanted(checkpoint), ["a", "b", "c"]).model
+    assert model(torch.randn(2, 8, 3, 48, 48), labels=torch.tensor([0, 2])).loss.isfinite()
+
+
+def test_a_loaded_checkpoint_is_ready_to_use(checkpoint: Path) -> None:
+    change_config(checkpoint, hidden_dropout_prob=0.5)
+    model, _ = load_checkpoint(str(checkpoint))
+    pixels = torch.randn(1, 8, 3, 48, 48)
+    assert torch.equal(model(pixels).logits, model(pixels).logits)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"drop_path_rate": 0.1}, {"image_size": None}, {"hidden_act": "foo"}, {"patch_size": 0}, {"num_frames": 4},
+        {"hidden_size": 18}, {"num_channels": 1}, {"id2label": ["a"]}, {"num_hidden_layers": 1}, {"num_hidden_layers": 5},
+        {"attention_type": "space_only"}, {"attention_type": "nonsense"},
+    ],
+)  # fmt: skip
+def test_a_configuration_that_does_not_fit_its_weights_is_one_line(checkpoint: Path, change: dict[str, Any]) -> None:
+    change_config(checkpoint, **change)
+    with pytest.raises(UserError) as caught:
+        load_start(wanted(checkpoint), ["a", "b", "c"])
+    assert "\n" not in str(caught.value) and str(checkpoint) in str(caught.value)
+
+
+def test_a_file_does_not_choose_the_code_that_computes_attention(checkpoint: Path) -> None:
+    """A name with a slash would be fetched and run."""
+    change_config(checkpoint, attn_implementation="evil/kernel", _attn_implementation="evil/kernel")
+    assert load_checkpoint(str(checkpoint))[0].config._attn_implementation == "sdpa"
+
+
+def test_attention_that_cannot_work_here_is_refused(checkpoint: Path) -> None:
+    if not torch.accelerator.is_available():
+        with pytest.raises(UserError, match="flex_attention needs a GPU"):
+            load_start(wanted(checkpoint, attn_implementation="flex_attention"), ["a", "b", "c"])
+    sparse = wanted(checkpoint, attn_implementation="flash_attention_2", attention_type="sparse_local_global")
+    with pytest.raises(UserError, match="takes no mask"):
+        load_start(sparse, ["a", "b", "c"])
 
 
 def test_regularisation_is_of_the_run_and_in_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
