@@ -5,8 +5,8 @@ python benchmarks/train_step.py --cases base --layers 4 --batch 2     # what two
 python benchmarks/train_step.py --attention            # attention alone: fused or written out, by sequence length
 
 Needs torch, transformers and this package. On CUDA times are of events, and memory is the peak that the allocator saw.
-On a CPU times are CPU seconds of the process (others may be busy on the same cores), and memory is what the forward pass
-keeps for the backward pass. A row's ratio is the median over the rounds of the first row's time by its own.
+On a CPU times with one thread are CPU seconds of the process (others may be busy on the same cores), with several they are
+of the clock on the wall, and memory is what the forward pass keeps for the backward pass. A row's ratio is the median over the rounds of the first row's time by its own.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ def run_case(case: str, options: argparse.Namespace, device: torch.device) -> No
         memory: dict[Way, float | None] = {}
         for turn in range(options.rounds + 1):  # the first warms up
             for way in ways:
-                seconds, memory[way] = measure(way, models[way], calls[way], pixels, labels, training)
-                if turn and seconds is not None:
-                    times[way].append(seconds)
+                spent, memory[way] = measure(way, models[way], calls[way], pixels, labels, training)
+                if turn and spent is not None:
+                    times[way].append(spent)
         report("training step" if training else "forward", times, memory, work * (3 if training else 1), device)
 
 
@@ -141,9 +141,7 @@ def measure(
         if device.type == "cuda":
             return cuda_seconds(once)
         kept = bytes_kept(model, pixels, labels) if training else None
-        started = time.process_time()
-        once()
-        return time.process_time() - started, kept
+        return seconds(once, device), kept
     except torch.OutOfMemoryError:
         return None, None
     finally:
@@ -255,9 +253,10 @@ def compare_attention(device: torch.device) -> None:
 def seconds(once: Callable[[], None], device: torch.device) -> float:
     if device.type == "cuda":
         return cuda_seconds(once)[0]
-    started = time.process_time()
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    started = clock()
     once()
-    return time.process_time() - started
+    return clock() - started
 
 
 def attention_ways(windows: int, length: int, dtype: torch.dtype, device: torch.device) -> list[Callable[[], None]]:
