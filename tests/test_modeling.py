@@ -485,7 +485,8 @@ def test_it_is_one_graph_to_the_compiler_and_to_export(attention_type: str) -> N
 def test_one_exported_program_serves_every_number_of_frames() -> None:
     """Though a CPU computes attention one way for short sequences and another for long ones."""
     model = small_model("divided_space_time")
-    dynamic = {"pixel_values": {1: torch.export.Dim("num_frames", min=FRAMES + 1, max=64)}}
+    # Not a named Dim: torch 2.11 would want a proof that 48 n is less than 192 n.
+    dynamic = {"pixel_values": {1: torch.export.Dim.AUTO}}
     program = torch.export.export(model, (clip(6),), dynamic_shapes=dynamic).module()
     for frames in (4, 20):
         torch.testing.assert_close(program(clip(frames)).logits, model(clip(frames)).logits, rtol=1e-5, atol=1e-5)
