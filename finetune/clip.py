@@ -32,8 +32,7 @@ def read_clip(
     """Frames at `indices` of one dataset row: uint8 RGB `(num_frames, 3, height, width)`, upright.
 
     Files larger than a `short_side` (px) are scaled down to it on the way; `window` says which part of the frames is
-    kept. Raises `UserError` with the video's name when
-    it cannot be read any more.
+    kept. Raises `UserError` with the video's name when it cannot be read any more.
     """
     try:
         if row.get("frames") is not None:

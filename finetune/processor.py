@@ -6,6 +6,8 @@ beside a `preprocessor_config.json` transformers may choose that one, and read t
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import AutoImageProcessor, AutoVideoProcessor, PreTrainedConfig, TimesformerVideoProcessor
 
 from data_prep.errors import UserError
@@ -53,9 +55,14 @@ def load_processor(
     if config.model_type != "timesformer" and "shortest_edge" not in size:
         # Image models may squeeze every picture into a square: a film keeps its shape.
         size = {"shortest_edge": max(height, width)}
-    processor = make_processor((height, width), size, num_frames, list(own.image_mean), list(own.image_std))
+    return _like(own, (height, width), size, num_frames), "the checkpoint's"
+
+
+def _like(own: Any, crop: Size, size: dict[str, int], num_frames: int) -> TimesformerVideoProcessor:
+    """A video processor with the numbers of `own`, of whichever kind, but for its clips."""
+    processor = make_processor(crop, size, num_frames, list(own.image_mean), list(own.image_std))
     processor.resample, processor.rescale_factor = own.resample, own.rescale_factor
-    return processor, "the checkpoint's"
+    return processor
 
 
 def _processor_of_family(config: PreTrainedConfig, num_frames: int) -> tuple[TimesformerVideoProcessor, str]:
@@ -78,6 +85,4 @@ def adapted_processor(own: TimesformerVideoProcessor, crop: Size, num_frames: in
             round(side * new / before) for side, new, before in zip((own.size.height, own.size.width), crop, old)
         )
         size = {"height": height, "width": width}
-    adapted = make_processor(crop, size, num_frames, list(own.image_mean), list(own.image_std))
-    adapted.resample, adapted.rescale_factor = own.resample, own.rescale_factor
-    return adapted
+    return _like(own, crop, size, num_frames)

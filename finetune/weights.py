@@ -105,29 +105,20 @@ def named_source(name: str, wanted: ModelArguments) -> Source:
     config.num_frames = wanted.num_frames or config.num_frames
     config.image_size = _image_size(wanted.image_size, config)
     state = random_model(config).state_dict()
-    processor = make_processor(
-        pair(config.image_size),
-        {"shortest_edge": max(pair(config.image_size))},
-        config.num_frames,
-        AUTHORS_MEAN,
-        AUTHORS_STD,
-    )
+    crop = pair(config.image_size)
+    processor = make_processor(crop, {"shortest_edge": max(crop)}, config.num_frames, AUTHORS_MEAN, AUTHORS_STD)
     state = {key: weight for key, weight in state.items() if key not in _HEAD}
-    return Source(
-        name,
-        config,
-        state,
-        processor,
-        [("backbone", f"random: {config.attention_type}, {config.num_frames} frames of {config.image_size} px")],
-    )
+    drawn = f"random: {config.attention_type}, {config.num_frames} frames of {crop[0]}x{crop[1]} px"
+    return Source(name, config, state, processor, [("backbone", drawn)])
 
 
 def load_source(name: str, revision: str) -> Source:
     """A TimeSformer checkpoint as it is, or an image model as a TimeSformer of 8 frames. Raises `UserError`."""
     config = _load(AutoConfig, name, revision)
-    config._attn_implementation = "eager"  # never what a file asks for: it could name code to fetch
-    if config.model_type == "timesformer":
-        config._attn_implementation = "sdpa"
+    is_ours = config.model_type == "timesformer"
+    # Never what a file asks for: it could name code to fetch. Every image model has eager attention.
+    config._attn_implementation = "sdpa" if is_ours else "eager"
+    if is_ours:
         state = _whole_state(name, revision, config)
         processor, _ = load_processor(name, revision, config, config.num_frames)
         return Source(name, config, state, processor)
@@ -206,7 +197,7 @@ def fit_scheme(source: Source, attention_type: str) -> None:
         source.notes.append((attention_type, f"{len(dropped)} weights that only other schemes have left out"))
 
 
-def fit_clips(source: Source, num_frames: int | None, image_size: list[int] | None) -> None:
+def fit_clips(source: Source, num_frames: int | None, image_size: list[int]) -> None:
     """Resizes the embeddings of time (linear) and place (bicubic) for other clips, and the processor with them."""
     config, state = source.config, source.state
     old_grid, old_frames = grid_of(config), config.num_frames
@@ -219,9 +210,7 @@ def fit_clips(source: Source, num_frames: int | None, image_size: list[int] | No
         state[_POSITIONS] = resize_positions(state[_POSITIONS], old_grid, grid_of(config))
         sizes = ("x".join(map(str, grid)) for grid in (old_grid, grid_of(config)))
         source.notes.append(("position embeddings", f"{' -> '.join(sizes)} patches, bicubic"))
-    crop = source.processor.crop_size
-    size = pair(config.image_size) if image_size else (crop.height, crop.width)
-    source.processor = adapted_processor(source.processor, size, config.num_frames)
+    source.processor = adapted_processor(source.processor, pair(config.image_size), config.num_frames)
 
 
 def swap_channels(source: Source) -> None:
@@ -268,5 +257,5 @@ def _image_size(wanted: list[int] | None, config: TimesformerConfig) -> int | li
     height, width = wanted[0], wanted[-1]
     patch = pair(config.patch_size)
     if len(wanted) > 2 or height % patch[0] or width % patch[1] or min(height, width) < 1:
-        raise UserError(f"--image_size is {' '.join(map(str, wanted))}, expected one side or height and width (px), multiples of the patch of {patch[0]}x{patch[1]}.")  # fmt: skip
+        raise UserError(f"clips of {'x'.join(map(str, wanted))} px (--image_size, else what the processor crops) do not fit: give --image_size one side, or height and width, multiples of the patch of {patch[0]}x{patch[1]}.")  # fmt: skip
     return height if height == width else [height, width]

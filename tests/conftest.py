@@ -28,6 +28,16 @@ def encode(path: Path, frames: np.ndarray, rate: int = 10, codec: str = "libx264
     return path
 
 
+def spoiled_mjpeg(path: Path) -> Path:
+    """A film of 12 pictures, the sixth of which does not decode."""
+    encode(path, gray_ramp(), rate=25, codec="mjpeg", pix_fmt="yuvj420p")
+    data = bytearray(path.read_bytes())
+    starts = [i for i in range(len(data)) if data[i : i + 3] == b"\xff\xd8\xff"]
+    data[starts[5] : starts[6] - 8] = bytes(starts[6] - 8 - starts[5])
+    path.write_bytes(data)
+    return path
+
+
 def gray_ramp(num_frames: int = 12, height: int = 48, width: int = 64) -> np.ndarray:
     """Frame i is of the one grey 20 * i: what was read tells which frame it was."""
     values = (20 * np.arange(num_frames) % 256).astype(np.uint8)

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import blobs, encode, gray_ramp
+from conftest import blobs, spoiled_mjpeg
 
 from data_prep import video as video_module
 from data_prep.index import PacketIndex
@@ -211,11 +211,7 @@ def test_packed_b_frames_have_no_index(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_has_no_index(tmp_path: Path) -> None:
-    path = encode(tmp_path / "a.avi", gray_ramp(), rate=25, codec="mjpeg", pix_fmt="yuvj420p")
-    data = bytearray(path.read_bytes())
-    starts = [i for i in range(len(data)) if data[i : i + 3] == b"\xff\xd8\xff"]
-    data[starts[5] : starts[6] - 8] = bytes(starts[6] - 8 - starts[5])
-    path.write_bytes(data)
+    path = spoiled_mjpeg(tmp_path / "a.avi")
     assert index_of(path) is None
 
 

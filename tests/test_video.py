@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import encode, gray_ramp
+from conftest import encode, gray_ramp, spoiled_mjpeg
 from PIL import Image
 
 from data_prep.frame import Clock
@@ -184,11 +184,7 @@ def test_frames_of_absurd_size_are_refused_before_they_are_decoded(tmp_path: Pat
 
 def test_a_damaged_packet_costs_itself_alone(tmp_path: Path) -> None:
     """MJPEG packets are independent: with one of them spoiled the others must still be read."""
-    path = encode(tmp_path / "a.avi", gray_ramp(), rate=25, codec="mjpeg", pix_fmt="yuvj420p")
-    data = bytearray(path.read_bytes())
-    starts = [i for i in range(len(data)) if data[i : i + 3] == b"\xff\xd8\xff"]
-    data[starts[5] : starts[6] - 8] = bytes(starts[6] - 8 - starts[5])
-    path.write_bytes(data)
+    path = spoiled_mjpeg(tmp_path / "a.avi")
     info = probe(path)
     assert info.num_bad_packets == 1
     assert info.num_frames == 11
