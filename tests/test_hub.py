@@ -109,9 +109,11 @@ def test_a_published_dataset_comes_back_whole_also_streamed(hub: Any, tmp_path: 
         code = (
             "import sys, datasets, numpy; from finetune.clip import read_clip; name = sys.argv[1];"
             "ours = datasets.load_from_disk(name)['train']; theirs = datasets.load_dataset('me/' + name)['train'];"
-            "stream = iter(datasets.load_dataset('me/' + name, split='train', streaming=True));"
-            "clips = [read_clip(row, [0, 9]).numpy() for row in (ours[0], theirs[0], next(stream))];"
-            "assert len(ours) == len(theirs) and ours[0]['video_id'] == theirs[0]['video_id'];"
+            "stream = datasets.load_dataset('me/' + name, split='train', streaming=True);"
+            "mine, yours, streamed = ({row['video_id']: row for row in rows} for rows in (ours, theirs, stream));"
+            "assert sorted(mine) == sorted(yours) == sorted(streamed) and len(ours) == len(theirs) == len(mine);"
+            "one = next(iter(streamed));"
+            "clips = [read_clip(rows[one], [0, 9]).numpy() for rows in (mine, yours, streamed)];"
             "assert all((clip == clips[0]).all() for clip in clips); print('same')"
         )
         loaded = python(hub, tmp_path, "-c", code, store)
