@@ -111,7 +111,7 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """
     logits, labels = prediction.predictions, prediction.label_ids
     if labels.ndim == 2:
-        computed, names = compute_multilabel(sigmoid(logits), labels), MULTILABEL_SCALARS
-    else:
-        computed, names = compute_all(logits, labels), SCALARS
-    return {name: computed[name] for name in names if name != "nll"}
+        computed = compute_multilabel(sigmoid(logits), labels)
+        return {name: computed[name] for name in MULTILABEL_SCALARS if name != "nll"}
+    computed = compute_all(logits, labels)
+    return {name: computed[name] for name in SCALARS if name != "nll"}
