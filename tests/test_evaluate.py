@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -23,13 +24,15 @@ from finetune.compare import main as compare
 from finetune.dataset import load_splits
 from finetune.evaluate import main as evaluate
 from finetune.evaluation import MULTI_LABEL, Protocol, choose_thresholds, evaluate_split
+from finetune.examples import hardest
+from finetune.folds import main as folds
 from finetune.metrics import compute_all
 from finetune.predictions import COLUMNS
 from finetune.report import write_pictures
 from finetune.run import main as run
 from finetune.scoring import Scorer, _dealt
 from finetune.views import Views
-from finetune.weights import load_start
+from finetune.weights import load_checkpoint, load_start
 
 
 @pytest.fixture(scope="module")
@@ -199,9 +202,6 @@ def test_several_labels_per_video(bars_dataset: Path, tmp_path: Path) -> None:
 def test_the_hardest_clips_are_the_most_confident_errors_then_the_least_confident_answers(
     model: Path, bars_dataset: Path
 ) -> None:
-    from finetune.examples import hardest
-    from finetune.weights import load_checkpoint
-
     loaded, processor = load_checkpoint(str(model))
     splits = load_splits(str(bars_dataset), need_validation=False)
     maker = ClipMaker(8, ClipTransform(processor))
@@ -229,6 +229,14 @@ def test_wrong_usage_is_said_before_any_work(option: tuple[str, str], message: s
         evaluate(["no-model", "no-dataset", *option])
 
 
+@pytest.mark.parametrize("command", [evaluate, compare, folds])
+def test_every_flag_is_explained(command: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        command(["--help"])
+    assert capsys.readouterr().out.startswith("usage: python -m finetune.")
+
+
+@pytest.mark.slow
 def test_the_script_does_not_hide_the_library_it_needs(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "finetune" / "evaluate.py"
     done = subprocess.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True)
