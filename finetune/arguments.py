@@ -65,7 +65,11 @@ class ModelArguments:
     )
 
 
-METRICS = ("top1", "top5", "macro_f1", "loss")  # of validation, to choose the best checkpoint by
+# Of validation, to choose the best checkpoint by; the second line is of several labels per video.
+METRICS = (
+    "top1", "top5", "mean_class_accuracy", "macro_f1", "weighted_f1", "loss",
+    "mean_average_precision", "micro_f1", "subset_accuracy",
+)  # fmt: skip
 
 
 def default_workers() -> int:
@@ -85,7 +89,7 @@ class FinetuningArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When a checkpoint is saved: no, steps, epoch or best."})  # fmt: skip
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best one."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the checkpoint that was best on validation."})  # fmt: skip
-    metric_for_best_model: str | None = field(default="top1", metadata={"help": "Validation metric that says which checkpoint is best: top1, top5, macro_f1 or loss."})  # fmt: skip
+    metric_for_best_model: str | None = field(default="top1", metadata={"help": "Validation metric that says which checkpoint is best: top1, top5, mean_class_accuracy, macro_f1, weighted_f1 or loss; of several labels per video mean_average_precision (then the default), macro_f1, micro_f1, subset_accuracy or loss."})  # fmt: skip
     logging_steps: float = field(default=10, metadata={"help": "Log every this many steps."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the logs."})
     report_to: str = field(default="tensorboard", metadata={"help": "Where logs go: tensorboard, wandb, trackio, ..., none."})  # fmt: skip

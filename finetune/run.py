@@ -28,6 +28,7 @@ from finetune.batch import Augmentation, ClipTransform, collate
 from finetune.clip import ClipMaker, Clips
 from finetune.dataset import Splits, load_splits, stream_splits
 from finetune.demo import prepare_demo
+from finetune.evaluation import MULTI_LABEL
 from finetune.hub import check_login, push
 from finetune.metrics import compute_metrics
 from finetune.report import evaluate, print_next_commands, write_report
@@ -191,6 +192,10 @@ def make_trainer(
     maker = make_clips(settings.data, start, watch)
     train = train_clips(splits, maker, settings.training, checkpoint)
     validation = Clips(splits.validation, maker, training=False) if splits.validation else None
+    if splits.is_multi_label:
+        start.model.config.problem_type = MULTI_LABEL
+        if settings.training.metric_for_best_model == "top1":
+            settings.training.metric_for_best_model = "mean_average_precision"
     if settings.training.process_index == 0:
         print(start.message, flush=True)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(settings.training.output_dir) / "logs")
