@@ -17,9 +17,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from data_prep.errors import UserError
 from data_prep.workers import available_cores
 from finetune.learning import LearningArguments, check_learning
-from finetune.metrics import SCALARS
 from finetune.modeling import ATTENTION_TYPES
-from finetune.multilabel_metrics import MULTILABEL_SCALARS
 from finetune.sampling import STRATEGIES
 from finetune.views import Views
 
@@ -81,8 +79,10 @@ class ModelArguments:
     )
 
 
-# Of validation, to choose the best checkpoint by.
-METRICS = tuple(dict.fromkeys([*SCALARS, *MULTILABEL_SCALARS, "loss"]))
+# Of validation, to choose the best checkpoint by; the second of several labels per video.
+BEST_OF_ONE = ("top1", "top5", "mean_class_accuracy", "macro_f1", "weighted_f1", "loss")
+BEST_OF_SEVERAL = ("mean_average_precision", "macro_f1", "micro_f1", "subset_accuracy", "loss")
+METRICS = tuple(dict.fromkeys([*BEST_OF_ONE, *BEST_OF_SEVERAL]))
 
 
 def default_workers() -> int:
@@ -102,7 +102,7 @@ class FinetuningArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When a checkpoint is saved: no, steps, epoch or best."})  # fmt: skip
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best one."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the checkpoint that was best on validation."})  # fmt: skip
-    metric_for_best_model: str | None = field(default="top1", metadata={"help": f"Validation metric that says which checkpoint is best: {', '.join(METRICS)}. Of several labels per video top1 stands for mean_average_precision."})  # fmt: skip
+    metric_for_best_model: str | None = field(default="top1", metadata={"help": "Validation metric that says which checkpoint is best: top1, top5, mean_class_accuracy, macro_f1, weighted_f1 or loss; of several labels per video mean_average_precision (then the default), macro_f1, micro_f1, subset_accuracy or loss."})  # fmt: skip
     logging_steps: float = field(default=10, metadata={"help": "Log every this many steps."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the logs."})
     report_to: str = field(default="tensorboard", metadata={"help": "Where logs go: tensorboard, wandb, trackio, ..., none."})  # fmt: skip

@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+# Metrics of validation that are drawn, where there are such.
+_CURVES = {
+    "eval_top1": "top-1", "eval_top5": "top-5", "eval_mean_average_precision": "mean average precision",
+    "eval_macro_f1": "macro-F1",
+}  # fmt: skip
 _MAX_NAMED = 40  # classes whose names fit beside a confusion matrix
 
 
@@ -19,7 +24,7 @@ def plot_curves(log_history: list[dict[str, Any]], path: Path) -> None:
         points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
         if points:
             losses.plot(*zip(*points), label=name, marker="." if len(points) < 30 else None)
-    for key, name in (("eval_top1", "top-1"), ("eval_top5", "top-5"), ("eval_macro_f1", "macro-F1")):
+    for key, name in _CURVES.items():
         points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
         if points:
             accuracy.plot(*zip(*points), label=name, marker="." if len(points) < 30 else None)

@@ -22,7 +22,14 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.workers import available_cores
 from finetune.adapters import choose_what_learns, merge_lora
-from finetune.arguments import SMALL_DATA, DataArguments, FinetuningArguments, Settings, parse_arguments
+from finetune.arguments import (
+    BEST_OF_SEVERAL,
+    SMALL_DATA,
+    DataArguments,
+    FinetuningArguments,
+    Settings,
+    parse_arguments,
+)
 from finetune.batch import Augmentation, ClipTransform, collate
 from finetune.checkpoints import check_resumed_labels, steps_done
 from finetune.clip import ClipMaker, Clips
@@ -32,7 +39,6 @@ from finetune.evaluation import MULTI_LABEL
 from finetune.hub import check_login, push
 from finetune.interruption import Interrupted
 from finetune.metrics import compute_metrics
-from finetune.multilabel_metrics import MULTILABEL_SCALARS
 from finetune.named_models import NAMED_MODELS
 from finetune.optimizer import accumulation_for
 from finetune.probe import train_head
@@ -129,8 +135,8 @@ def prepare_for_several_labels(settings: Settings, start: Start) -> None:
     best = training.metric_for_best_model
     if best == "top1":
         training.metric_for_best_model = "mean_average_precision"
-    elif training.load_best_model_at_end and best not in (*MULTILABEL_SCALARS, "loss"):
-        raise UserError(f"--metric_for_best_model {best} is for one label per video; here: {', '.join(MULTILABEL_SCALARS)}, loss.")  # fmt: skip
+    elif training.load_best_model_at_end and best not in BEST_OF_SEVERAL:
+        raise UserError(f"--metric_for_best_model {best} is for one label per video; here: {', '.join(BEST_OF_SEVERAL)}.")  # fmt: skip
 
 
 def settle_step_size(settings: Settings) -> None:
