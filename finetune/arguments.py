@@ -19,9 +19,18 @@ from data_prep.workers import available_cores
 from finetune.learning import LearningArguments, check_learning
 from finetune.modeling import ATTENTION_TYPES
 from finetune.sampling import STRATEGIES
+from finetune.views import Views
 
 RECIPES = Path(__file__).parent / "recipes"
 _NO_RECIPE = "none"
+# A setting of the command line takes these of the recipe with it, which would contradict it.
+_REPLACES = {
+    "crop_scale": ("short_side_jitter",),
+    "short_side_jitter": ("crop_scale",),
+    "sampling": ("frame_stride",),
+    "eval_strategy": ("early_stopping_patience",),
+    "linear_probe": ("freeze_blocks", "lora_rank", "ema_decay"),
+}
 SMALL_DATA = 2000  # training videos up to which small_data.yaml gives the defaults
 
 
@@ -43,6 +52,7 @@ class DataArguments:
     random_erasing: float = field(default=0.0, metadata={"help": "Probability that a rectangle of a training clip is blanked, in all its frames."})  # fmt: skip
     short_side_jitter: list[int] | None = field(default=None, metadata={"help": "Smallest and largest short side (px) a training clip is resized to before its random crop. Default: the authors' 256 320 for a crop of 224, in proportion to the crop."})  # fmt: skip
     inverse_jitter: bool = field(default=False, metadata={"help": "Draw the short side so that its inverse is uniform, as the authors do on Something-Something v2: small ones come more often."})  # fmt: skip
+    eval_views: str = field(default="1x1", metadata={"help": "Views of each video in the final evaluation, clips x crops, averaged: 1x3 and 10x3 are the papers'. During training it is one, always."})  # fmt: skip
     demo_videos_per_class: int | None = field(default=None, metadata={"help": "First write this many demonstration videos of each class beside DATASET_NAME and prepare them as that dataset."})  # fmt: skip
 
 
@@ -70,7 +80,10 @@ class ModelArguments:
     )
 
 
-METRICS = ("top1", "top5", "macro_f1", "loss")  # of validation, to choose the best checkpoint by
+# Of validation, to choose the best checkpoint by; the second of several labels per video.
+BEST_OF_ONE = ("top1", "top5", "mean_class_accuracy", "macro_f1", "weighted_f1", "loss")
+BEST_OF_SEVERAL = ("mean_average_precision", "macro_f1", "micro_f1", "subset_accuracy", "loss")
+METRICS = tuple(dict.fromkeys([*BEST_OF_ONE, *BEST_OF_SEVERAL]))
 
 
 def default_workers() -> int:
@@ -90,7 +103,7 @@ class FinetuningArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When a checkpoint is saved: no, steps, epoch or best."})  # fmt: skip
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best one."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the checkpoint that was best on validation."})  # fmt: skip
-    metric_for_best_model: str | None = field(default="top1", metadata={"help": "Validation metric that says which checkpoint is best: top1, top5, macro_f1 or loss."})  # fmt: skip
+    metric_for_best_model: str | None = field(default="top1", metadata={"help": "Validation metric that says which checkpoint is best: top1, top5, mean_class_accuracy, macro_f1, weighted_f1 or loss; of several labels per video mean_average_precision (then the default), macro_f1, micro_f1, subset_accuracy or loss."})  # fmt: skip
     logging_steps: float = field(default=10, metadata={"help": "Log every this many steps."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the logs."})
     report_to: str = field(default="tensorboard", metadata={"help": "Where logs go: tensorboard, wandb, trackio, ..., none."})  # fmt: skip
@@ -160,11 +173,11 @@ def parse_arguments(argv: list[str], recipe: str | None = None) -> Settings:
     arguments, config = _parse(parser, argv)
     config = config or recipe
     if config not in (None, _NO_RECIPE):
-        argv = _recipe_arguments(recipe_path(config), parser) + argv
+        argv = _recipe_arguments(recipe_path(config), parser, argv) + argv
         arguments, _ = _parse(parser, argv)
     if not arguments[0].dataset_name:
         print("no --dataset_name given: running the embedded demonstration")
-        argv = _recipe_arguments(RECIPES / "demo.yaml", parser) + argv
+        argv = _recipe_arguments(RECIPES / "demo.yaml", parser, argv) + argv
         arguments, _ = _parse(parser, argv)
     _check(*arguments)
     return Settings(*arguments, _recipe(arguments, argv, parser), config)
@@ -219,8 +232,10 @@ def _parse(parser: _Parser, argv: list[str]) -> tuple[Arguments, str | None]:
     return (data, model, learning, training), extra.config
 
 
-def _recipe_arguments(path: Path, parser: _Parser) -> list[str]:
-    """A recipe as command-line words, so that one parser checks both."""
+def _recipe_arguments(path: Path, parser: _Parser, argv: list[str]) -> list[str]:
+    """A recipe as command-line words, so that one parser checks both, without what `argv` replaces."""
+    given = {word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")}
+    replaced = {name for key in given for name in _REPLACES.get(key, ())}
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -237,7 +252,7 @@ def _recipe_arguments(path: Path, parser: _Parser) -> list[str]:
             raise UserError(f"--config {path}: unknown key {key!r}.{f' Did you mean {close[0]!r}?' if close else ''}")
         if value is False and key.endswith("_strategy"):
             value = "no"  # which YAML reads as False
-        if value is not None:
+        if value is not None and key not in replaced:
             words += [f"--{key}", *_words(value)]
     return words
 
@@ -297,6 +312,7 @@ def _check(
 
 
 def _check_clips(data: DataArguments) -> None:
+    Views.parse(data.eval_views)
     if data.streaming and (data.test_fold is not None or data.demo_videos_per_class):
         raise UserError("--streaming is for Parquet files with splits, not for folds or the demonstration.")
     if (data.sampling == "dense") != (data.frame_stride is not None):

@@ -103,13 +103,17 @@ _LAZY = {"frames": _Frames, "video": _video}
 
 @dataclass(frozen=True)
 class ClipMaker:
-    """Rows -> `pixel_values` uint8 `(num_frames, 3, crop, crop)` and `labels`."""
+    """Rows -> `pixel_values` uint8 `(num_frames, 3, crop, crop)` and `labels`.
+
+    Of rows with several labels (`labels`, ids), these are float32 `(num_labels,)` of 0 and 1, or all `IGNORED`.
+    """
 
     num_frames: int
     transform: ClipTransform
     sampling: Sampling = field(default_factory=Sampling)
     on_bad_video: OnBadVideo = "stop"
     watch: Watch | None = None
+    num_labels: int = 0  # needed for rows with several labels
 
     def training(self, row: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
         """A random clip: a function of the row and the generator."""
@@ -122,6 +126,16 @@ class ClipMaker:
         """The clip that a model trained with this sampling is shown."""
         clip = self._read(row, self.evaluated(row))
         return self._sample(row, clip if isinstance(clip, str) else self.transform.evaluate(clip))
+
+    def evaluation_clips(self, row: dict[str, Any], num_clips: int) -> list[torch.Tensor] | str:
+        """The frames of `num_clips` clips, each uint8 `(num_frames, 3, height, width)`, or why there are none."""
+        clips = self.sampling.evaluation(self._frames(row), self.num_frames, num_clips)
+        wanted = sorted({number for clip in clips for number in clip})
+        frames = self._read(row, wanted)
+        if isinstance(frames, str):
+            return frames
+        at = {number: position for position, number in enumerate(wanted)}
+        return [frames[[at[number] for number in clip]] for clip in clips]
 
     def evaluated(self, row: dict[str, Any]) -> list[int]:
         """Frame numbers of the clip of `evaluation`."""
@@ -148,10 +162,18 @@ class ClipMaker:
 
     def _sample(self, row: dict[str, Any], clip: torch.Tensor | str) -> dict[str, Any]:
         if not isinstance(clip, str):
-            return {"pixel_values": clip, "labels": row["label"]}
+            return {"pixel_values": clip, "labels": self._labels(row)}
         # Its place in the batch stays, without a say in the loss: no other video comes instead.
         nothing = torch.zeros((self.num_frames, 3, *self.transform.crop), dtype=torch.uint8)
-        return {"pixel_values": nothing, "labels": IGNORED, "unreadable": (row["video_id"], clip)}
+        ignored = torch.full_like(self._labels(row), IGNORED) if "labels" in row else IGNORED
+        return {"pixel_values": nothing, "labels": ignored, "unreadable": (row["video_id"], clip)}
+
+    def _labels(self, row: dict[str, Any]) -> Any:
+        if "labels" not in row:
+            return row["label"]
+        present = torch.zeros(self.num_labels)
+        present[row["labels"]] = 1
+        return present
 
 
 class Clips(Dataset):

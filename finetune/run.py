@@ -22,12 +22,20 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.workers import available_cores
 from finetune.adapters import choose_what_learns, merge_lora
-from finetune.arguments import SMALL_DATA, DataArguments, FinetuningArguments, Settings, parse_arguments
+from finetune.arguments import (
+    BEST_OF_SEVERAL,
+    SMALL_DATA,
+    DataArguments,
+    FinetuningArguments,
+    Settings,
+    parse_arguments,
+)
 from finetune.batch import Augmentation, ClipTransform, collate
 from finetune.checkpoints import check_resumed_labels, steps_done
 from finetune.clip import ClipMaker, Clips
 from finetune.dataset import Splits, load_splits, stream_splits
 from finetune.demo import prepare_demo
+from finetune.evaluation import MULTI_LABEL
 from finetune.hub import check_login, push
 from finetune.interruption import Interrupted
 from finetune.metrics import compute_metrics
@@ -39,6 +47,7 @@ from finetune.run_folder import RunFolder
 from finetune.sampling import Sampling
 from finetune.stream import ParquetRows, Place, StreamedClips, steps_per_pass
 from finetune.trainer import VideoTrainer
+from finetune.views import Views
 from finetune.watch import Watch, naming_videos
 from finetune.weights import Start, load_start
 
@@ -62,6 +71,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     set_seed(training_args.seed)
     start = load_start(settings.model, splits.labels)
     choose_what_learns(start.model, settings.learning)
+    if splits.is_multi_label:
+        prepare_for_several_labels(settings, start)
     if checkpoint:
         check_resumed_labels(checkpoint, splits.labels)
     watch = Watch()
@@ -71,7 +82,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     with naming_videos(watch):
         learn(trainer, settings, splits, folder)
         trainer.save_model()
-        evaluation = evaluate(trainer, splits)
+        evaluation = evaluate(trainer, splits, Views.parse(settings.data.eval_views))
     trainer.gather_unreadable()
     metrics = evaluation.metrics if evaluation else {}
     if trainer.is_world_process_zero():
@@ -113,6 +124,19 @@ def with_advised_recipe(settings: Settings, splits: Splits, argv: list[str]) -> 
     if settings.training.process_index == 0:
         print(f"{num_videos} training videos: settings that are not given are those of --config small_data (--config none: of transformers)")  # fmt: skip
     return parse_arguments(argv, recipe="small_data")
+
+
+def prepare_for_several_labels(settings: Settings, start: Start) -> None:
+    """Each label is a question of its own: sigmoid and binary cross-entropy, and no single right answer to count."""
+    learning, training = settings.learning, settings.training
+    if learning.class_weights or learning.sampler == "balanced" or learning.linear_probe:
+        raise UserError("videos have several labels each: leave out --class_weights, --sampler balanced and --linear_probe, which are for one.")  # fmt: skip
+    start.model.config.problem_type = MULTI_LABEL
+    best = training.metric_for_best_model
+    if best == "top1":
+        training.metric_for_best_model = "mean_average_precision"
+    elif training.load_best_model_at_end and best not in BEST_OF_SEVERAL:
+        raise UserError(f"--metric_for_best_model {best} is for one label per video; here: {', '.join(BEST_OF_SEVERAL)}.")  # fmt: skip
 
 
 def settle_step_size(settings: Settings) -> None:
@@ -212,7 +236,7 @@ def make_clips(data_args: DataArguments, start: Start, watch: Watch) -> ClipMake
         data_args.color_jitter, data_args.auto_augment, data_args.random_erasing, data_args.inverse_jitter,
     )  # fmt: skip
     transform = ClipTransform(start.processor, augmentation)
-    return ClipMaker(config.num_frames, transform, sampling, data_args.on_bad_video, watch)
+    return ClipMaker(config.num_frames, transform, sampling, data_args.on_bad_video, watch, config.num_labels)
 
 
 def make_trainer(
