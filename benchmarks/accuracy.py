@@ -55,6 +55,7 @@ class Accuracy:
     def __init__(self, image_model: str, work: Path, folders: list[Path]):
         self.image_model, self.work = image_model, work
         self.folders = {folder.name: folder for folder in folders}
+        self.known: dict[Path, list[tuple[torch.Tensor, list[int]]]] = {}
 
     def rows(self, seeds: list[int]) -> Iterator[tuple[str, Row]]:
         """(name, what runs it)."""
@@ -113,9 +114,11 @@ class Accuracy:
 
     def frozen(self, dataset: Path, kind: str) -> dict[str, Any]:
         """Logistic regression of scikit-learn's default strength on standardised features of all training videos."""
-        splits = load_from_disk(str(dataset))
-        train = concatenate_datasets([splits[split] for split in splits if split != "test"])
-        (known, labels), (asked, answers) = (self.class_tokens(rows) for rows in (train, splits["test"]))
+        if dataset not in self.known:
+            splits = load_from_disk(str(dataset))
+            train = concatenate_datasets([splits[split] for split in splits if split != "test"])
+            self.known[dataset] = [self.class_tokens(rows) for rows in (train, splits["test"])]
+        (known, labels), (asked, answers) = self.known[dataset]
         join = (lambda tokens: tokens.mean(1)) if kind == "frozen" else (lambda tokens: tokens.flatten(1))
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
         right = model.fit(join(known).numpy(), labels).score(join(asked).numpy(), answers)
