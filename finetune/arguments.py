@@ -23,6 +23,14 @@ from finetune.views import Views
 
 RECIPES = Path(__file__).parent / "recipes"
 _NO_RECIPE = "none"
+# A setting of the command line takes these of the recipe with it, which would contradict it.
+_REPLACES = {
+    "crop_scale": ("short_side_jitter",),
+    "short_side_jitter": ("crop_scale",),
+    "sampling": ("frame_stride",),
+    "eval_strategy": ("early_stopping_patience",),
+    "linear_probe": ("freeze_blocks", "lora_rank", "ema_decay"),
+}
 SMALL_DATA = 2000  # training videos up to which small_data.yaml gives the defaults
 
 
@@ -71,11 +79,10 @@ class ModelArguments:
     )
 
 
-# Of validation, to choose the best checkpoint by; the second line is of several labels per video.
-METRICS = (
-    "top1", "top5", "mean_class_accuracy", "macro_f1", "weighted_f1", "loss",
-    "mean_average_precision", "micro_f1", "subset_accuracy",
-)  # fmt: skip
+# Of validation, to choose the best checkpoint by; the second of several labels per video.
+BEST_OF_ONE = ("top1", "top5", "mean_class_accuracy", "macro_f1", "weighted_f1", "loss")
+BEST_OF_SEVERAL = ("mean_average_precision", "macro_f1", "micro_f1", "subset_accuracy", "loss")
+METRICS = tuple(dict.fromkeys([*BEST_OF_ONE, *BEST_OF_SEVERAL]))
 
 
 def default_workers() -> int:
@@ -165,11 +172,11 @@ def parse_arguments(argv: list[str], recipe: str | None = None) -> Settings:
     arguments, config = _parse(parser, argv)
     config = config or recipe
     if config not in (None, _NO_RECIPE):
-        argv = _recipe_arguments(recipe_path(config), parser) + argv
+        argv = _recipe_arguments(recipe_path(config), parser, argv) + argv
         arguments, _ = _parse(parser, argv)
     if not arguments[0].dataset_name:
         print("no --dataset_name given: running the embedded demonstration")
-        argv = _recipe_arguments(RECIPES / "demo.yaml", parser) + argv
+        argv = _recipe_arguments(RECIPES / "demo.yaml", parser, argv) + argv
         arguments, _ = _parse(parser, argv)
     _check(*arguments)
     return Settings(*arguments, _recipe(arguments, argv, parser), config)
@@ -224,8 +231,10 @@ def _parse(parser: _Parser, argv: list[str]) -> tuple[Arguments, str | None]:
     return (data, model, learning, training), extra.config
 
 
-def _recipe_arguments(path: Path, parser: _Parser) -> list[str]:
-    """A recipe as command-line words, so that one parser checks both."""
+def _recipe_arguments(path: Path, parser: _Parser, argv: list[str]) -> list[str]:
+    """A recipe as command-line words, so that one parser checks both, without what `argv` replaces."""
+    given = {word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")}
+    replaced = {name for key in given for name in _REPLACES.get(key, ())}
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -242,7 +251,7 @@ def _recipe_arguments(path: Path, parser: _Parser) -> list[str]:
             raise UserError(f"--config {path}: unknown key {key!r}.{f' Did you mean {close[0]!r}?' if close else ''}")
         if value is False and key.endswith("_strategy"):
             value = "no"  # which YAML reads as False
-        if value is not None:
+        if value is not None and key not in replaced:
             words += [f"--{key}", *_words(value)]
     return words
 

@@ -36,7 +36,8 @@ def train_head(trainer: VideoTrainer, splits: Splits) -> None:
     losses = [float("nan")] * len(candidates)
     chosen = len(candidates) // 2
     if validation is not None:
-        losses = [float(cross_entropy(head(validation[0]), validation[1])) for head in candidates]
+        with torch.no_grad():
+            losses = [float(cross_entropy(head(validation[0]), validation[1])) for head in candidates]
         chosen = int(np.argmin(losses))
     for penalty, loss in zip(_PENALTIES, losses):
         print(f"penalty {penalty:g}: validation loss {loss:.4f}{' (chosen)' if penalty == _PENALTIES[chosen] else ''}")

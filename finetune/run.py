@@ -22,7 +22,14 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.workers import available_cores
 from finetune.adapters import choose_what_learns, merge_lora
-from finetune.arguments import SMALL_DATA, DataArguments, FinetuningArguments, Settings, parse_arguments
+from finetune.arguments import (
+    BEST_OF_SEVERAL,
+    SMALL_DATA,
+    DataArguments,
+    FinetuningArguments,
+    Settings,
+    parse_arguments,
+)
 from finetune.batch import Augmentation, ClipTransform, collate
 from finetune.checkpoints import check_resumed_labels, steps_done
 from finetune.clip import ClipMaker, Clips
@@ -64,6 +71,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     set_seed(training_args.seed)
     start = load_start(settings.model, splits.labels)
     choose_what_learns(start.model, settings.learning)
+    if splits.is_multi_label:
+        prepare_for_several_labels(settings, start)
     if checkpoint:
         check_resumed_labels(checkpoint, splits.labels)
     watch = Watch()
@@ -115,6 +124,19 @@ def with_advised_recipe(settings: Settings, splits: Splits, argv: list[str]) -> 
     if settings.training.process_index == 0:
         print(f"{num_videos} training videos: settings that are not given are those of --config small_data (--config none: of transformers)")  # fmt: skip
     return parse_arguments(argv, recipe="small_data")
+
+
+def prepare_for_several_labels(settings: Settings, start: Start) -> None:
+    """Each label is a question of its own: sigmoid and binary cross-entropy, and no single right answer to count."""
+    learning, training = settings.learning, settings.training
+    if learning.class_weights or learning.sampler == "balanced" or learning.linear_probe:
+        raise UserError("videos have several labels each: leave out --class_weights, --sampler balanced and --linear_probe, which are for one.")  # fmt: skip
+    start.model.config.problem_type = MULTI_LABEL
+    best = training.metric_for_best_model
+    if best == "top1":
+        training.metric_for_best_model = "mean_average_precision"
+    elif training.load_best_model_at_end and best not in BEST_OF_SEVERAL:
+        raise UserError(f"--metric_for_best_model {best} is for one label per video; here: {', '.join(BEST_OF_SEVERAL)}.")  # fmt: skip
 
 
 def settle_step_size(settings: Settings) -> None:
@@ -223,10 +245,6 @@ def make_trainer(
     maker = make_clips(settings.data, start, watch)
     train = train_clips(splits, maker, settings.training, checkpoint)
     validation = Clips(splits.validation, maker, training=False) if splits.validation else None
-    if splits.is_multi_label:
-        start.model.config.problem_type = MULTI_LABEL
-        if settings.training.metric_for_best_model == "top1":
-            settings.training.metric_for_best_model = "mean_average_precision"
     if settings.training.process_index == 0:
         print(start.message, flush=True)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(settings.training.output_dir) / "logs")

@@ -22,6 +22,7 @@ from finetune.batch import normalise
 from finetune.checkpoints import STAGING, TRAINING_WEIGHTS, publish, publish_files, remove_old
 from finetune.clip import IGNORED, Clips
 from finetune.ema import MovingAverage
+from finetune.evaluation import MULTI_LABEL
 from finetune.first_batch import plot_batch
 from finetune.interruption import Interruption
 from finetune.learning import LearningArguments
@@ -63,7 +64,7 @@ class VideoTrainer(Trainer):
         self.lr_scheduler: Any
         super().__init__(train_dataset=train_dataset, compute_loss_func=self._loss_of_outputs, **kwargs)
         self.label_smoother = None  # `Loss` smooths
-        self.multi_label = self.model.config.problem_type == "multi_label_classification"
+        self.multi_label = self.model.config.problem_type == MULTI_LABEL
         self.loss = self._make_loss()
         self.mixing = Mixing(self.learning.mixup_alpha, self.learning.cutmix_alpha, self.learning.cutmix_probability)
         for callback in (_Follow(self), self.interruption):
