@@ -1,0 +1,150 @@
+"""A trained model, ready to be used: videos in, labels with scores out. What `from finetune import load` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import TimesformerVideoProcessor
+
+from data_prep.errors import UserError
+from finetune.attention import StepDense, is_plain_linear
+from finetune.batch import ClipTransform, normalise
+from finetune.inputs import Input, find_inputs
+from finetune.modeling import TimesformerForVideoClassification, TimesformerLayer
+from finetune.reading import ClipReader, ReadVideo, read_all
+from finetune.sampling import Sampling
+from finetune.weights import load_checkpoint
+
+Row = dict[str, Any]
+Video = str | PathLike[str]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load(name: str, device: str | None = None, dtype: str = "float32", revision: str = "main") -> Classifier:
+    """The classifier of a checkpoint: a directory or a Hub id. Raises `UserError`.
+
+    `device`: an accelerator where there is one. `dtype`: `bfloat16` is faster where the hardware has it (of CPUs, those
+    with AVX512-BF16 or AMX), and changes scores in their second or third digit.
+    """
+    device = device or default_device()
+    if dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
+    model, processor = load_checkpoint(name, revision)
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    merge_linear_maps(model)
+    return Classifier(model, processor, DTYPES[dtype])
+
+
+def default_device() -> str:
+    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+
+
+@torch.no_grad()
+def merge_linear_maps(model: TimesformerForVideoClassification) -> None:
+    """Writes two linear maps in a row as the one they are, for a model that is not trained any more: the same numbers
+    as without, since the forward pass multiplies them each time (`SpaceTimeAttention`).
+    """
+    for layer in (module for module in model.modules() if isinstance(module, TimesformerLayer)):
+        for name in layer.first_steps:
+            dense, then = getattr(layer, f"{name}_attention").output.dense, getattr(layer, f"{name}_dense")
+            if is_plain_linear(dense, nn.Linear) and is_plain_linear(then, StepDense):
+                dense.bias.copy_(then.weight @ dense.bias + then.bias)
+                dense.weight.copy_(then.weight @ dense.weight)
+                setattr(layer, f"{name}_dense", nn.Identity())
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model and its processor. Cannot be saved or trained on: `finetune.weights.load_start` gives what can."""
+
+    model: TimesformerForVideoClassification
+    processor: TimesformerVideoProcessor
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def labels(self) -> list[str]:
+        return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
+
+    @property
+    def num_frames(self) -> int:
+        return int(self.model.config.num_frames)
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling.read_from(self.model.config)
+
+    def pixels(self, frames: np.ndarray) -> torch.Tensor:
+        """uint8 RGB `(num_frames, height, width, 3)` -> uint8 `(num_frames, 3, crop, crop)`, by the processor."""
+        return ClipTransform(self.processor).evaluate(torch.from_numpy(frames).permute(0, 3, 1, 2))
+
+    def scores(self, pixels: torch.Tensor) -> torch.Tensor:
+        """float32 `(clips, num_labels)` on the CPU, of uint8 `(clips, num_frames, 3, crop, crop)`.
+
+        They add up to 1 for each clip; of a multi-label model each is a probability of its own, as transformers' pipeline has it.
+        """
+        with torch.inference_mode(), self._precision():
+            logits = self.model(pixel_values=normalise(pixels.to(self.model.device), self.processor)).logits.float()
+        if self.model.config.problem_type == "multi_label_classification":
+            return logits.sigmoid().cpu()
+        return logits.softmax(-1).cpu()
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.model.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def predict(
+        self, videos: Video | Iterable[Video], top_k: int = 5, num_views: int = 1, batch_size: int = 4, num_workers: int = 0
+    ) -> list[Row]:
+        """A row for each video, in their order: `video` and `predictions`, a list of `label` and `score`, the highest
+        first; or `video` and `error`. Folders, globs and lists stand for what is in them (`finetune.inputs`).
+
+        `num_views`: clips of a densely sampled video, whose scores are averaged. `num_workers`: processes that decode.
+        """
+        texts = [videos] if isinstance(videos, (str, PathLike)) else videos
+        sources = find_inputs([fspath(text) for text in texts])
+        rows = {row["video"]: row for row in self.rows(sources, top_k, num_views, batch_size, num_workers)}
+        return [rows[source.path] for source in sources]
+
+    def rows(
+        self, sources: Sequence[Input], top_k: int, num_views: int, batch_size: int, num_workers: int
+    ) -> Iterator[Row]:
+        """Likewise, one by one as they are done. An input's own label comes along as `true_label`."""
+        reader = ClipReader(self.sampling, self.num_frames, num_views)
+        waiting: list[tuple[Input, torch.Tensor]] = []
+        for video in read_all(sources, reader, num_workers):
+            if video.frames is None:
+                yield _row(video.source) | {"error": video.error}
+                continue
+            waiting.append((video.source, self._views(video)))
+            if sum(len(views) for _, views in waiting) >= batch_size:
+                yield from self._classify(waiting, top_k)
+                waiting = []
+        if waiting:
+            yield from self._classify(waiting, top_k)
+
+    def _views(self, video: ReadVideo) -> torch.Tensor:
+        return torch.stack([self.pixels(frames) for frames in video.frames if video.frames is not None])
+
+    def _classify(self, batch: list[tuple[Input, torch.Tensor]], top_k: int) -> Iterator[Row]:
+        scores = self.scores(torch.cat([views for _, views in batch]))
+        for (source, views), of_views in zip(batch, scores.split([len(views) for _, views in batch])):
+            yield _row(source) | {"predictions": self.ranked(of_views.mean(0), top_k)}
+
+    def ranked(self, scores: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
+        """`label` and `score` of the highest of `(num_labels,)`."""
+        highest, ids = scores.topk(min(top_k, len(scores)))
+        return [{"label": self.labels[i], "score": score} for i, score in zip(ids.tolist(), highest.tolist())]
+
+
+def _row(source: Input) -> Row:
+    return {"video": source.path} | ({} if source.label is None else {"true_label": source.label})
