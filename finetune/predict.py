@@ -8,6 +8,7 @@ With --timeline the labels over the time of a long video; with --stream, of fram
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def load_classifier(options: argparse.Namespace) -> Classifier:
+    # Read when torch is imported: its threads wait asleep, not in a loop that takes the cores from those that decode.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from finetune.classifier import load
 
     return load(options.model, options.device, options.dtype)
