@@ -47,7 +47,9 @@ def compare(options: argparse.Namespace) -> None:
             done = subprocess.run([*command, "--way", way], capture_output=True, text=True, check=True)
             took[way].append(json.loads(done.stdout.splitlines()[-1]))
     first = took["pipeline"][0]["answers"]
-    print("| way | ms a file (median, least to most) | CPU ms a file | times as fast | same top-1, largest difference of its score |")
+    print(
+        "| way | ms a file (median, least to most) | CPU ms a file | times as fast | same top-1, largest difference of its score |"
+    )
     print("|---|---|---|---|---|")
     for way, runs in took.items():
         ms = [run["seconds"] / len(first) * 1e3 for run in runs]
@@ -55,8 +57,12 @@ def compare(options: argparse.Namespace) -> None:
         ratio = statistics.median(a["seconds"] / b["seconds"] for a, b in zip(took["pipeline"], runs))
         answers = runs[0]["answers"]
         same = [answers[path][0] == label for path, (label, _) in first.items()]
-        apart = max(abs(answers[path][1] - score) for path, (label, score) in first.items() if answers[path][0] == label)
-        print(f"| {way} | {statistics.median(ms):.0f} ({min(ms):.0f} to {max(ms):.0f}) | {cpu:.0f} | {ratio:.1f} | {sum(same)} of {len(same)}, {apart:.0e} |")
+        apart = max(
+            abs(answers[path][1] - score) for path, (label, score) in first.items() if answers[path][0] == label
+        )
+        print(
+            f"| {way} | {statistics.median(ms):.0f} ({min(ms):.0f} to {max(ms):.0f}) | {cpu:.0f} | {ratio:.1f} | {sum(same)} of {len(same)}, {apart:.0e} |"
+        )
 
 
 def measure(way: str, model: str, videos: str, at_most: int) -> dict[str, object]:

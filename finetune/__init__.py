@@ -1,7 +1,7 @@
 """Fine-tuning TimeSformer, and using what comes of it: `from finetune import load`.
 
-    classifier = load("runs/mine")        # a directory or a Hub id
-    classifier.predict("clip.mp4")        # [{"video": "clip.mp4", "predictions": [{"label": ..., "score": ...}, ...]}]
+classifier = load("runs/mine")        # a directory or a Hub id
+classifier.predict("clip.mp4")        # [{"video": "clip.mp4", "predictions": [{"label": ..., "score": ...}, ...]}]
 """
 
 from __future__ import annotations

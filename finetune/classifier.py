@@ -18,7 +18,7 @@ from finetune.attention import StepDense, is_plain_linear
 from finetune.batch import ClipTransform, normalise
 from finetune.inputs import Input, find_inputs
 from finetune.modeling import TimesformerForVideoClassification, TimesformerLayer
-from finetune.reading import ClipReader, ReadVideo, read_all
+from finetune.reading import ClipReader, read_all
 from finetune.sampling import Sampling
 from finetune.weights import load_checkpoint
 
@@ -103,7 +103,12 @@ class Classifier:
         return torch.autocast(self.model.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def predict(
-        self, videos: Video | Iterable[Video], top_k: int = 5, num_views: int = 1, batch_size: int = 4, num_workers: int = 0
+        self,
+        videos: Video | Iterable[Video],
+        top_k: int = 5,
+        num_views: int = 1,
+        batch_size: int = 4,
+        num_workers: int = 0,
     ) -> list[Row]:
         """A row for each video, in their order: `video` and `predictions`, a list of `label` and `score`, the highest
         first; or `video` and `error`. Folders, globs and lists stand for what is in them (`finetune.inputs`).
@@ -125,19 +130,16 @@ class Classifier:
             if video.frames is None:
                 yield _row(video.source) | {"error": video.error}
                 continue
-            waiting.append((video.source, self._views(video)))
+            waiting.append((video.source, torch.stack([self.pixels(frames) for frames in video.frames])))
             if sum(len(views) for _, views in waiting) >= batch_size:
                 yield from self._classify(waiting, top_k)
                 waiting = []
         if waiting:
             yield from self._classify(waiting, top_k)
 
-    def _views(self, video: ReadVideo) -> torch.Tensor:
-        return torch.stack([self.pixels(frames) for frames in video.frames if video.frames is not None])
-
     def _classify(self, batch: list[tuple[Input, torch.Tensor]], top_k: int) -> Iterator[Row]:
         scores = self.scores(torch.cat([views for _, views in batch]))
-        for (source, views), of_views in zip(batch, scores.split([len(views) for _, views in batch])):
+        for (source, _), of_views in zip(batch, scores.split([len(views) for _, views in batch])):
             yield _row(source) | {"predictions": self.ranked(of_views.mean(0), top_k)}
 
     def ranked(self, scores: torch.Tensor, top_k: int) -> list[dict[str, Any]]:

@@ -23,19 +23,43 @@ from finetune.rows import Row, done_before, writer_to
 if TYPE_CHECKING:
     from finetune.classifier import Classifier
 
+_FORMATS = {
+    "a prediction of whole videos": ("table", "json", "jsonl", "csv"),
+    "--timeline": ("table", "json", "csv", "srt"),
+    "--stream": ("table", "jsonl"),
+}
 _FEW = 3  # videos that are read before other processes would have started
 
 
 def main(argv: list[str] | None = None) -> list[Row]:
-    """Prints or writes and returns one row per video: `video` and `predictions`, or `video` and `error`."""
+    """Prints or writes and returns one row per video: `video` and `predictions`, or `video` and `error`.
+
+    With --timeline a row per segment; with --stream the last row.
+    """
     options = parse_arguments(argv)
+    if options.timeline:
+        classifier = load_classifier(options)
+        from finetune import timeline
+
+        return timeline.run(options, classifier)
+    if options.stream:
+        classifier = load_classifier(options)
+        from finetune import live
+
+        return live.run(options, classifier)
+    return predict_videos(options)
+
+
+def predict_videos(options: argparse.Namespace) -> list[Row]:
     sources = find_inputs(options.inputs)
     classifier = load_classifier(options)
     before = done_before(options.output, options.format, classifier.labels, options.top_k)
     todo = [source for source in sources if source.path not in before]
     if before:
         print(f"{len(sources) - len(todo)} of {len(sources)} videos are in {options.output} already", file=sys.stderr)
-    num_workers = options.num_workers if options.num_workers is not None else 0 if len(todo) <= _FEW else available_cores()
+    num_workers = options.num_workers
+    if num_workers is None:
+        num_workers = 0 if len(todo) <= _FEW else available_cores()
     rows = []
     with writer_to(options.output, options.format) as write, _progress(len(todo), options.output) as progress:
         for row in classifier.rows(todo, options.top_k, options.views, options.batch_size, num_workers):
@@ -52,19 +76,46 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("model", metavar="MODEL", help="TimeSformer checkpoint: a directory or a Hub id")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="video files, folders of them, quoted globs, lists (.csv, .tsv, .txt: path and optionally label), or - for paths on standard input, one a line")  # fmt: skip
     parser.add_argument("--top_k", type=positive, default=5, help="labels per video (default: 5)")
-    parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), help="of the output (default: by --output's extension, else table)")  # fmt: skip
+    parser.add_argument("--format", choices=("table", "json", "jsonl", "csv", "srt"), help="of the output (default: by --output's extension, else table)")  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there; jsonl and csv grow video by video, and the same command goes on where it was")  # fmt: skip
     parser.add_argument("--views", type=positive, default=1, help="clips of each video whose scores are averaged, of a model with dense sampling (default: 1)")  # fmt: skip
     parser.add_argument("--batch_size", type=positive, default=4, help="clips the model sees at once (default: 4)")
     parser.add_argument("--num_workers", type=not_negative, help=f"processes that decode; 0: none but this one (default: {available_cores()}, the cores; 0 for up to {_FEW} videos)")  # fmt: skip
     add_model_flags(parser)
+    _add_time_flags(parser)
     options = parser.parse_args(argv)
-    if options.format is None:
-        extension = options.output.suffix[1:] if options.output else ""
-        options.format = extension if extension in ("json", "jsonl", "csv") else "table"
-    if options.output is not None and not options.output.parent.is_dir():
-        raise UserError(f"--output {options.output}: there is no folder {options.output.parent}.")
+    _check_output(options)
     return options
+
+
+def _add_time_flags(parser: argparse.ArgumentParser) -> None:
+    times = parser.add_argument_group("over time")
+    which = times.add_mutually_exclusive_group()
+    which.add_argument("--timeline", action="store_true", help="segments of one label in a long video: start, end, label, score; table, json, csv or srt")  # fmt: skip
+    which.add_argument("--stream", action="store_true", help="INPUT is -, a pipe, or a file that is still being written (MPEG-TS, Matroska, y4m, MJPEG, ...): a line each stride; table or jsonl")  # fmt: skip
+    times.add_argument("--window_seconds", type=positive_seconds, default=4.0, help="what the model sees at once: about as long as the videos it was trained on (default: 4)")  # fmt: skip
+    times.add_argument("--stride_seconds", type=positive_seconds, help="from window to window (default: half a window)")
+    times.add_argument("--min_score", type=float, default=0.0, help="--timeline: leave out segments below (default: 0)")
+    times.add_argument("--picture", type=Path, metavar="FILE.png", help="--timeline: draw the scores over time")
+    times.add_argument("--patience_seconds", type=float, default=5.0, help="--stream: a file ends when it has not grown for so long (default: 5)")  # fmt: skip
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    """Fills in what depends on other flags. Raises `UserError` where flags do not go together."""
+    what = "--timeline" if options.timeline else "--stream" if options.stream else "a prediction of whole videos"
+    forms = _FORMATS[what]
+    extension = options.output.suffix[1:] if options.output else ""
+    options.format = options.format or (extension if extension in forms else "table")
+    if options.format not in forms:
+        raise UserError(f"--format {options.format} does not go with {what}, expected one of {', '.join(forms)}.")
+    for flag, path in (("--output", options.output), ("--picture", options.picture)):
+        if path is not None and not path.parent.is_dir():
+            raise UserError(f"{flag} {path}: there is no folder {path.parent}.")
+    if (options.timeline or options.stream) and len(options.inputs) != 1:
+        raise UserError(f"{what} takes one INPUT, got {len(options.inputs)}.")
+    if options.stream and options.output is not None:
+        raise UserError("--stream prints its lines: leave --output out, and redirect them.")
+    options.stride_seconds = options.stride_seconds or options.window_seconds / 2
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +138,13 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"is {number}, expected at least 1")
     return number
+
+
+def positive_seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.01 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"is {text}, expected 0.01 to 86400 seconds")
+    return seconds
 
 
 def not_negative(text: str) -> int:

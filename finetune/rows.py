@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def as_csv(row: Row) -> str:
     return _csv_lines(lines or [(row["video"], "", "", row["error"], known)])
 
 
-def _csv_lines(lines: list[tuple[str, ...]]) -> str:
+def _csv_lines(lines: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
