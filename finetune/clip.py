@@ -123,6 +123,16 @@ class ClipMaker:
         clip = self._read(row, self.evaluated(row))
         return self._sample(row, clip if isinstance(clip, str) else self.transform.evaluate(clip))
 
+    def evaluation_clips(self, row: dict[str, Any], num_clips: int) -> list[torch.Tensor] | str:
+        """The frames of `num_clips` clips, each uint8 `(num_frames, 3, height, width)`, or why there are none."""
+        clips = self.sampling.evaluation(self._frames(row), self.num_frames, num_clips)
+        wanted = sorted({number for clip in clips for number in clip})
+        frames = self._read(row, wanted)
+        if isinstance(frames, str):
+            return frames
+        at = {number: position for position, number in enumerate(wanted)}
+        return [frames[[at[number] for number in clip]] for clip in clips]
+
     def evaluated(self, row: dict[str, Any]) -> list[int]:
         """Frame numbers of the clip of `evaluation`."""
         return self.sampling.evaluation(self._frames(row), self.num_frames)[0]
