@@ -20,6 +20,7 @@ from finetune.inputs import Input, find_inputs
 from finetune.modeling import TimesformerForVideoClassification, TimesformerLayer
 from finetune.reading import ClipReader, read_all
 from finetune.sampling import Sampling
+from finetune.views import Views, spatial_crops
 from finetune.weights import load_checkpoint
 
 Row = dict[str, Any]
@@ -84,9 +85,10 @@ class Classifier:
     def sampling(self) -> Sampling:
         return Sampling.read_from(self.model.config)
 
-    def pixels(self, frames: np.ndarray) -> torch.Tensor:
-        """uint8 RGB `(num_frames, height, width, 3)` -> uint8 `(num_frames, 3, crop, crop)`, by the processor."""
-        return ClipTransform(self.processor).evaluate(torch.from_numpy(frames).permute(0, 3, 1, 2))
+    def pixels(self, frames: np.ndarray, num_crops: int = 1) -> torch.Tensor:
+        """uint8 RGB `(num_frames, height, width, 3)` -> uint8 `(num_crops, num_frames, 3, crop, crop)`, by the processor."""
+        clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
+        return spatial_crops(clip, ClipTransform(self.processor), num_crops)
 
     def scores(self, pixels: torch.Tensor) -> torch.Tensor:
         """float32 `(clips, num_labels)` on the CPU, of uint8 `(clips, num_frames, 3, crop, crop)`.
@@ -113,33 +115,33 @@ class Classifier:
         """A row for each video, in their order: `video` and `predictions`, a list of `label` and `score`, the highest
         first; or `video` and `error`. Folders, globs and lists stand for what is in them (`finetune.inputs`).
 
-        `num_views`: clips of a densely sampled video, whose scores are averaged. `num_workers`: processes that decode.
+        `views`: clips x crops of each video whose scores are averaged, as "4x3". `num_workers`: processes that decode.
         """
         texts = [videos] if isinstance(videos, (str, PathLike)) else videos
         sources = find_inputs([fspath(text) for text in texts])
-        rows = {row["video"]: row for row in self.rows(sources, top_k, num_views, batch_size, num_workers)}
+        rows = {row["video"]: row for row in self.rows(sources, top_k, Views.parse(views), batch_size, num_workers)}
         return [rows[source.path] for source in sources]
 
     def rows(
-        self, sources: Sequence[Input], top_k: int, num_views: int, batch_size: int, num_workers: int
+        self, sources: Sequence[Input], top_k: int, views: Views, batch_size: int, num_workers: int
     ) -> Iterator[Row]:
         """Likewise, one by one as they are done. An input's own label comes along as `true_label`."""
-        reader = ClipReader(self.sampling, self.num_frames, num_views)
+        reader = ClipReader(self.sampling, self.num_frames, views.num_temporal)
         waiting: list[tuple[Input, torch.Tensor]] = []
         for video in read_all(sources, reader, num_workers):
             if video.frames is None:
                 yield _row(video.source) | {"error": video.error}
                 continue
-            waiting.append((video.source, torch.stack([self.pixels(frames) for frames in video.frames])))
-            if sum(len(views) for _, views in waiting) >= batch_size:
+            waiting.append((video.source, torch.cat([self.pixels(clip, views.num_spatial) for clip in video.frames])))
+            if sum(len(clips) for _, clips in waiting) >= batch_size:
                 yield from self._classify(waiting, top_k)
                 waiting = []
         if waiting:
             yield from self._classify(waiting, top_k)
 
     def _classify(self, batch: list[tuple[Input, torch.Tensor]], top_k: int) -> Iterator[Row]:
-        scores = self.scores(torch.cat([views for _, views in batch]))
-        for (source, _), of_views in zip(batch, scores.split([len(views) for _, views in batch])):
+        scores = self.scores(torch.cat([clips for _, clips in batch]))
+        for (source, _), of_views in zip(batch, scores.split([len(clips) for _, clips in batch])):
             yield _row(source) | {"predictions": self.ranked(of_views.mean(0), top_k)}
 
     def ranked(self, scores: torch.Tensor, top_k: int) -> list[dict[str, Any]]:

@@ -119,7 +119,7 @@ def score_windows(
     def picture(frame: Any) -> torch.Tensor:
         nonlocal size
         size = size or frame.size  # a size that changes in mid-stream is scaled to the first
-        return classifier.pixels(frame.rgb(size)[None])[0]
+        return classifier.pixels(frame.rgb(size)[None])[0, 0]
 
     waiting: list[tuple[float, torch.Tensor]] = []
     for start, pictures in sliding_clips(frames, slide, picture, to_the_end):
