@@ -134,14 +134,15 @@ class Classifier:
                 continue
             waiting.append((video.source, torch.cat([self.pixels(clip, views.num_spatial) for clip in video.frames])))
             if sum(len(clips) for _, clips in waiting) >= batch_size:
-                yield from self._classify(waiting, top_k)
+                yield from self._classify(waiting, top_k, batch_size)
                 waiting = []
         if waiting:
-            yield from self._classify(waiting, top_k)
+            yield from self._classify(waiting, top_k, batch_size)
 
-    def _classify(self, batch: list[tuple[Input, torch.Tensor]], top_k: int) -> Iterator[Row]:
-        scores = self.scores(torch.cat([clips for _, clips in batch]))
-        for (source, _), of_views in zip(batch, scores.split([len(clips) for _, clips in batch])):
+    def _classify(self, batch: list[tuple[Input, torch.Tensor]], top_k: int, batch_size: int) -> Iterator[Row]:
+        clips = torch.cat([clips for _, clips in batch])
+        scores = torch.cat([self.scores(part) for part in clips.split(batch_size)])
+        for (source, _), of_views in zip(batch, scores.split([len(own) for _, own in batch])):
             yield _row(source) | {"predictions": self.ranked(of_views.mean(0), top_k)}
 
     def ranked(self, scores: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
