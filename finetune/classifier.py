@@ -108,7 +108,7 @@ class Classifier:
         self,
         videos: Video | Iterable[Video],
         top_k: int = 5,
-        num_views: int = 1,
+        views: str = "1x1",
         batch_size: int = 4,
         num_workers: int = 0,
     ) -> list[Row]:

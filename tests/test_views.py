@@ -15,7 +15,7 @@ from data_prep.prepare import main as data_prep
 from finetune.batch import ClipTransform
 from finetune.clip import ClipMaker, Rows
 from finetune.sampling import Sampling
-from finetune.views import Views, VideoViews, read_views, spatial_crops
+from finetune.views import VideoViews, Views, read_views, spatial_crops
 
 
 def test_the_fields_notation() -> None:
