@@ -16,10 +16,12 @@ from transformers import TimesformerVideoProcessor
 from data_prep.errors import UserError
 from finetune.attention import StepDense, is_plain_linear
 from finetune.batch import ClipTransform, normalise
+from finetune.explanation import Explanation, explain
 from finetune.inputs import Input, find_inputs
 from finetune.modeling import TimesformerForVideoClassification, TimesformerLayer
 from finetune.reading import ClipReader, read_all
 from finetune.sampling import Sampling
+from finetune.timeline import Timeline, make_timeline
 from finetune.views import Views, spatial_crops
 from finetune.weights import load_checkpoint
 
@@ -121,6 +123,14 @@ class Classifier:
         sources = find_inputs([fspath(text) for text in texts])
         rows = {row["video"]: row for row in self.rows(sources, top_k, Views.parse(views), batch_size, num_workers)}
         return [rows[source.path] for source in sources]
+
+    def timeline(self, video: Video, window_seconds: float = 4.0, stride_seconds: float | None = None) -> Timeline:
+        """Scores of a sliding window over a long video, and `.segments()` of one label. Raises `UserError`."""
+        return make_timeline(self, fspath(video), window_seconds, stride_seconds or window_seconds / 2)
+
+    def explain(self, video: Video, label: str | None = None, method: str = "relevance") -> Explanation:
+        """Where and when the model looked for its likeliest label, or `label` (`finetune.relevance`). Raises `UserError`."""
+        return explain(self, fspath(video), label, method)
 
     def rows(
         self, sources: Sequence[Input], top_k: int, views: Views, batch_size: int, num_workers: int

@@ -8,20 +8,17 @@ With --timeline the labels over the time of a long video; with --stream, of fram
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.workers import available_cores
 from finetune.inputs import find_inputs
+from finetune.model_flags import add_model_flags, load_classifier, not_negative, positive, positive_seconds
 from finetune.rows import Row, done_before, writer_to
-
-if TYPE_CHECKING:
-    from finetune.classifier import Classifier
 
 _FORMATS = {
     "a prediction of whole videos": ("table", "json", "jsonl", "csv"),
@@ -118,42 +115,6 @@ def _check_output(options: argparse.Namespace) -> None:
     if options.stream and options.output is not None:
         raise UserError("--stream prints its lines: leave --output out, and redirect them.")
     options.stride_seconds = options.stride_seconds or options.window_seconds / 2
-
-
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Of every command that uses a model."""
-    parser.add_argument("--device", help="cpu, cuda, ... (default: an accelerator where there is one)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: faster where the hardware has it, scores change in their second or third digit (default: float32)")  # fmt: skip
-
-
-def load_classifier(options: argparse.Namespace) -> Classifier:
-    # Read when torch is imported: its threads wait asleep, not in a loop that takes the cores from those that decode.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from finetune.classifier import load
-
-    return load(options.model, options.device, options.dtype)
-
-
-def positive(text: str) -> int:
-    """For argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"is {number}, expected at least 1")
-    return number
-
-
-def positive_seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0.01 <= seconds <= 86400:
-        raise argparse.ArgumentTypeError(f"is {text}, expected 0.01 to 86400 seconds")
-    return seconds
-
-
-def not_negative(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"is {number}, expected at least 0")
-    return number
 
 
 def _progress(total: int, output: Path | None) -> Any:

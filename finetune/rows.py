@@ -78,6 +78,12 @@ def _append(file: Any, text: str) -> None:
     file.flush()
 
 
+def plain_text(label: str) -> str:
+    """At most 28 characters, none of which matplotlib reads as a formula or as a word about a legend."""
+    text = printable(label).replace("$", r"\$").lstrip("_") or "?"
+    return text if len(text) <= 28 else text[:27] + "…"
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """The file is there with all of it, or as it was before."""
     beside = path.with_name(f".{path.name}.new")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from data_prep.errors import UserError, printable
 from data_prep.limits import MAX_FRAMES, VideoError
 from data_prep.measure import MAX_DURATION_SECONDS
 from data_prep.video import open_video
-from finetune.classifier import Classifier
-from finetune.rows import write_whole
+from finetune.rows import plain_text, write_whole
 from finetune.windows import Slide, slide_for, sliding_clips
+
+if TYPE_CHECKING:
+    from finetune.classifier import Classifier
 
 UNKNOWN_FRAME_RATE = 25.0
 _MOST_CURVES = 8  # labels that a picture shows
@@ -203,7 +205,7 @@ def plot_timeline(timeline: Timeline, segments: list[Segment], path: Path) -> No
     axes, band = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
     middles = (np.arange(len(timeline.scores)) + 0.5) * timeline.stride_seconds
     for place, label in enumerate(shown):
-        axes.plot(middles, timeline.scores[:, label], color=f"C{place}", label=_name(timeline.labels[label]))
+        axes.plot(middles, timeline.scores[:, label], color=f"C{place}", label=plain_text(timeline.labels[label]))
     colors = {timeline.labels[label]: f"C{place}" for place, label in enumerate(shown)}
     for one in segments:
         band.axvspan(one.start, one.end, color=colors.get(one.label, "0.7"), linewidth=0)
@@ -214,9 +216,3 @@ def plot_timeline(timeline: Timeline, segments: list[Segment], path: Path) -> No
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png")
     write_whole(path, buffer.getvalue())
-
-
-def _name(label: str) -> str:
-    """At most 28 characters, none of which matplotlib reads as a formula or as a word about the legend."""
-    text = printable(label).replace("$", r"\$").lstrip("_") or "?"
-    return text if len(text) <= 28 else text[:27] + "…"
