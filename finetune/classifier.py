@@ -84,6 +84,10 @@ class Classifier:
         return int(self.model.config.num_frames)
 
     @property
+    def is_multi_label(self) -> bool:
+        return bool(self.model.config.problem_type == "multi_label_classification")
+
+    @property
     def sampling(self) -> Sampling:
         return Sampling.read_from(self.model.config)
 
@@ -99,9 +103,7 @@ class Classifier:
         """
         with torch.inference_mode(), self._precision():
             logits = self.model(pixel_values=normalise(pixels.to(self.model.device), self.processor)).logits.float()
-        if self.model.config.problem_type == "multi_label_classification":
-            return logits.sigmoid().cpu()
-        return logits.softmax(-1).cpu()
+        return (logits.sigmoid() if self.is_multi_label else logits.softmax(-1)).cpu()
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.model.device.type, self.dtype, enabled=self.dtype != torch.float32)
