@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         facts = {
             **made,
             "made_with": versions(options.format),
-            "compared_on": options.videos is None and "noise" or "videos",
+            "compared_on": "noise" if options.videos is None else "videos",
             **facts,
         }
         write_json(folder / "export.json", facts)

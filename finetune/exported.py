@@ -62,8 +62,14 @@ def needs(*modules: str) -> None:
 def quantize(source: Path, path: Path) -> None:
     """Weights as int8, activations quantised as they come (onnxruntime's dynamic quantisation)."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    quantize_dynamic(source, path, weight_type=QuantType.QInt8, per_channel=True)
+    # Weights that are used twice, for the patches and for the class token, stand before a transposition, where they
+    # would not be found: this computes it once and for all.
+    folded = path.with_suffix(".folded")
+    quant_pre_process(source, folded, skip_symbolic_shape=True)
+    quantize_dynamic(folded, path, weight_type=QuantType.QInt8, per_channel=True)
+    folded.unlink()
 
 
 def opened(path: Path) -> Run:
@@ -126,7 +132,7 @@ def latency_ms(run: Run, clip: torch.Tensor) -> float:
 
 def versions(form: str) -> dict[str, Any]:
     """Of what wrote the file."""
-    found = {"torch": torch.__version__}
+    found: dict[str, Any] = {"torch": str(torch.__version__)}
     if form == "onnx":
         import onnx
         import onnxruntime
