@@ -18,6 +18,7 @@ from data_prep.errors import UserError
 from data_prep.workers import available_cores
 from finetune.modeling import ATTENTION_TYPES
 from finetune.sampling import STRATEGIES
+from finetune.views import Views
 
 DEMO_RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 
@@ -39,6 +40,7 @@ class DataArguments:
     auto_augment: Literal["randaugment", "trivialaugment"] | None = field(default=None, metadata={"help": "torchvision's RandAugment or TrivialAugment for training clips, the same for all frames of a clip."})  # fmt: skip
     random_erasing: float = field(default=0.0, metadata={"help": "Probability that a rectangle of a training clip is blanked, in all its frames."})  # fmt: skip
     short_side_jitter: list[int] | None = field(default=None, metadata={"help": "Smallest and largest short side (px) a training clip is resized to before its random crop. Default: the authors' 256 320 for a crop of 224, in proportion to the crop."})  # fmt: skip
+    eval_views: str = field(default="1x1", metadata={"help": "Views of each video in the final evaluation, clips x crops, averaged: 1x3 and 10x3 are the papers'. During training it is one, always."})  # fmt: skip
     demo_videos_per_class: int | None = field(default=None, metadata={"help": "First write this many demonstration videos of each class beside DATASET_NAME and prepare them as that dataset."})  # fmt: skip
 
 
@@ -261,6 +263,7 @@ def _check(data: DataArguments, model: ModelArguments, training: FinetuningArgum
 
 
 def _check_clips(data: DataArguments) -> None:
+    Views.parse(data.eval_views)
     if data.streaming and (data.test_fold is not None or data.demo_videos_per_class):
         raise UserError("--streaming is for Parquet files with splits, not for folds or the demonstration.")
     if (data.sampling == "dense") != (data.frame_stride is not None):

@@ -149,13 +149,13 @@ def normalise(pixels: torch.Tensor, processor: TimesformerVideoProcessor) -> tor
 def collate(clips: list[dict[str, Any]]) -> dict[str, Any]:
     """`pixel_values` uint8 `(batch, num_frames, 3, crop, crop)` and `labels` int64 `(batch,)`.
 
-    Where videos could not be read, also `unreadable`: (video_id, reason) of each.
+    Labels of videos with several each are float32 `(batch, num_labels)`. Where videos could not be read, also `unreadable`: (video_id, reason) of each.
     """
     # Stacked with the channels last, as decoders give them: a reordering would cost more than all the copying.
     pixels = torch.stack([clip["pixel_values"].permute(0, 2, 3, 1) for clip in clips])
     batch = {
         "pixel_values": pixels.permute(0, 1, 4, 2, 3),
-        "labels": torch.tensor([clip["labels"] for clip in clips]),
+        "labels": torch.stack([torch.as_tensor(clip["labels"]) for clip in clips]),
     }
     unreadable = [clip["unreadable"] for clip in clips if "unreadable" in clip]
     return batch | {"unreadable": unreadable} if unreadable else batch

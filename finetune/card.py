@@ -68,7 +68,7 @@ def collect_facts(
     hub_model_id: str | None,
     seconds: float,
 ) -> CardFacts:
-    """The facts of a finished run; `evaluation` is `finetune.report.Evaluation` or None."""
+    """The facts of a finished run; `evaluation` is `finetune.evaluation.Evaluation` or None."""
     config, start = trainer.model.config, settings.model.model_name_or_path
     crop = trainer.processing_class.crop_size
     name = (hub_model_id or Path(trainer.args.output_dir).name).rpartition("/")[2]
@@ -90,10 +90,7 @@ def collect_facts(
         split=evaluation.split if evaluation else "",
         metrics=evaluation.metrics if evaluation else {},
         per_class=evaluation.computed["per_class"] if evaluation else {},
-        protocol=(
-            f"one clip per video ({maker.sampling.in_evaluation(config.num_frames)}), one centre crop of "
-            f"{crop['height']}x{crop['width']} px, every video of the split counted once{_unreadable(trainer.unreadable)}"
-        ),
+        protocol=evaluation.protocol if evaluation else "",
         num_frames=config.num_frames,
         height=crop["height"],
         width=crop["width"],
@@ -115,10 +112,6 @@ def collect_facts(
     )
 
 
-def _unreadable(found: dict[str, str]) -> str:
-    return "; those that could not be read any more count as wrong in top-1 and top-5" if found else ""
-
-
 def _is_hub_id(name: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists()
 
@@ -130,8 +123,10 @@ def _dataset_name(name: str) -> str:
 
 def _count(rows: Any, labels: list[str]) -> dict[str, int]:
     counts = dict.fromkeys(labels, 0)
-    for label in rows["label"]:
-        counts[labels[label]] += 1
+    several = "labels" in rows.column_names
+    for numbers in rows["labels"] if several else ([number] for number in rows["label"]):
+        for number in numbers:
+            counts[labels[number]] += 1
     return counts
 
 

@@ -103,13 +103,17 @@ _LAZY = {"frames": _Frames, "video": _video}
 
 @dataclass(frozen=True)
 class ClipMaker:
-    """Rows -> `pixel_values` uint8 `(num_frames, 3, crop, crop)` and `labels`."""
+    """Rows -> `pixel_values` uint8 `(num_frames, 3, crop, crop)` and `labels`.
+
+    Of rows with several labels (`labels`, ids), these are float32 `(num_labels,)` of 0 and 1, or all `IGNORED`.
+    """
 
     num_frames: int
     transform: ClipTransform
     sampling: Sampling = field(default_factory=Sampling)
     on_bad_video: OnBadVideo = "stop"
     watch: Watch | None = None
+    num_labels: int = 0  # needed for rows with several labels
 
     def training(self, row: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
         """A random clip: a function of the row and the generator."""
@@ -158,10 +162,18 @@ class ClipMaker:
 
     def _sample(self, row: dict[str, Any], clip: torch.Tensor | str) -> dict[str, Any]:
         if not isinstance(clip, str):
-            return {"pixel_values": clip, "labels": row["label"]}
+            return {"pixel_values": clip, "labels": self._labels(row)}
         # Its place in the batch stays, without a say in the loss: no other video comes instead.
         nothing = torch.zeros((self.num_frames, 3, *self.transform.crop), dtype=torch.uint8)
-        return {"pixel_values": nothing, "labels": IGNORED, "unreadable": (row["video_id"], clip)}
+        ignored = torch.full_like(self._labels(row), IGNORED) if "labels" in row else IGNORED
+        return {"pixel_values": nothing, "labels": ignored, "unreadable": (row["video_id"], clip)}
+
+    def _labels(self, row: dict[str, Any]) -> Any:
+        if "labels" not in row:
+            return row["label"]
+        present = torch.zeros(self.num_labels)
+        present[row["labels"]] = 1
+        return present
 
 
 class Clips(Dataset):

@@ -53,6 +53,25 @@ def plot_confusion(matrix: np.ndarray, labels: list[str], title: str, path: Path
     figure.savefig(path, dpi=120)
 
 
+def plot_label_scores(per_class: dict[str, list[Any]], labels: list[str], title: str, path: Path) -> None:
+    """Average precision and F1 of each label, the best on top; of more than 40 labels the 20 best and the 20 worst."""
+    areas = [area if area is not None else 0.0 for area in per_class["average_precision"]]
+    order = sorted(range(len(labels)), key=lambda i: -areas[i])
+    half = _MAX_NAMED // 2
+    order = order if len(order) <= _MAX_NAMED else [*order[:half], *order[-half:]]
+    figure = Figure(figsize=(7, 1.2 + 0.3 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(order))
+    axes.barh(places - 0.2, [areas[i] for i in order], 0.38, label="average precision")
+    axes.barh(places + 0.2, [per_class["f1"][i] for i in order], 0.38, label="F1 at its threshold")
+    names = [f"{_plain(labels[i], 28)} ({per_class['support'][i]})" for i in order]
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.02), title=title)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
 def plot_predictions(strips: list[tuple[np.ndarray, str, str, float]], path: Path) -> None:
     """One row per video: (frames uint8 `(num_frames, height, width, 3)`, true label, predicted label, score)."""
     figure = Figure(figsize=(11, 1.05 * len(strips)), layout="constrained")

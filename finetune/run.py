@@ -34,6 +34,7 @@ from finetune.report import evaluate, print_next_commands, write_report
 from finetune.sampling import Sampling
 from finetune.stream import ParquetRows, Place, StreamedClips, steps_per_pass
 from finetune.trainer import VideoTrainer, check_resumed_labels, checkpoint_to_resume, steps_done
+from finetune.views import Views
 from finetune.watch import Watch, naming_videos
 from finetune.weights import Start, load_start
 
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     with naming_videos(watch):
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
-        evaluation = evaluate(trainer, splits)
+        evaluation = evaluate(trainer, splits, Views.parse(settings.data.eval_views))
     trainer.gather_unreadable()
     metrics = evaluation.metrics if evaluation else {}
     if trainer.is_world_process_zero():
@@ -181,7 +182,7 @@ def make_clips(data_args: DataArguments, start: Start, watch: Watch) -> ClipMake
         data_args.color_jitter, data_args.auto_augment, data_args.random_erasing,
     )  # fmt: skip
     transform = ClipTransform(start.processor, augmentation)
-    return ClipMaker(config.num_frames, transform, sampling, data_args.on_bad_video, watch)
+    return ClipMaker(config.num_frames, transform, sampling, data_args.on_bad_video, watch, config.num_labels)
 
 
 def make_trainer(

@@ -178,14 +178,14 @@ class Sampling:
             return f"frames {self.frame_stride} apart from a random start{self._rate()}"
         return f"a random frame of each segment{self._rate()}"
 
-    def in_evaluation(self, num_frames: int) -> str:
+    def in_evaluation(self, num_frames: int, num_views: int = 1) -> str:
         """In words, for a card."""
         if self.strategy == "dense":
-            return f"{num_frames} frames, {self.frame_stride} apart, from the middle of the video{self._rate()}"
+            where = "from the middle of the video" if num_views == 1 else f"from {num_views} evenly placed starts"
+            return f"{num_frames} frames, {self.frame_stride} apart, {where}{self._rate()}"
         which = "middle one" if self.strategy == "segments" else "first"
-        return (
-            f"{num_frames} frames, the {which} of each of {num_frames} equal segments of the whole video{self._rate()}"
-        )
+        part = "" if num_views == 1 else f"one of {num_views} parts of "
+        return f"{num_frames} frames, the {which} of {part}each of {num_frames} equal segments of the whole video{self._rate()}"
 
     def _rate(self) -> str:
         return f", counted at {self.target_fps:g} frames per second" if self.target_fps else ""

@@ -92,7 +92,7 @@ def read_views(row: dict[str, Any], maker: ClipMaker, views: Views) -> torch.Ten
 class VideoViews(Dataset):
     """All views of each video, one item a video: `pixel_values` uint8 `(views, num_frames, 3, crop, crop)`, and `index`.
 
-    A video that could not be read, where these are skipped, has `unreadable`, (video_id, reason), and no views.
+    A video that could not be read, where these are skipped, has `unreadable`, (video_id, reason), and black views.
     """
 
     def __init__(self, rows: Any, maker: ClipMaker, views: Views):
@@ -105,5 +105,6 @@ class VideoViews(Dataset):
         row = self.rows[int(index)]
         pixels = read_views(row, self.maker, self.views)
         if isinstance(pixels, str):
-            return {"index": int(index), "unreadable": (row["video_id"], pixels)}
+            nothing = torch.zeros((len(self.views), self.maker.num_frames, 3, *self.maker.transform.crop), dtype=torch.uint8)  # fmt: skip
+            return {"index": int(index), "pixel_values": nothing, "unreadable": (row["video_id"], pixels)}
         return {"index": int(index), "pixel_values": pixels}

@@ -94,4 +94,5 @@ def test_a_video_that_is_gone_is_named_and_has_no_views(bars_dataset: Path) -> N
         VideoViews(rows, _maker(), Views())[0]
     skipping = ClipMaker(4, ClipTransform(processor()), on_bad_video="skip")
     item = VideoViews(rows, skipping, Views())[0]
-    assert "pixel_values" not in item and item["unreadable"][0] == row["video_id"]
+    assert item["unreadable"][0] == row["video_id"] and not item["pixel_values"].any()
+    assert item["pixel_values"].shape == (1, 4, 3, 32, 32)
