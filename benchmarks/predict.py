@@ -82,13 +82,13 @@ def measure(way: str, model: str, videos: str, at_most: int) -> dict[str, object
             answers[source.path] = (best["label"], best["score"])
     else:
         from data_prep.workers import available_cores
-        from finetune.predict import load_classifier
-        from finetune.views import Views
+        from finetune.classifier import Ask
+        from finetune.model_flags import load_classifier
 
         dtype = "bfloat16" if way.endswith("bfloat16") else "float32"
         classifier = load_classifier(argparse.Namespace(model=model, device="cpu", dtype=dtype))
         start, cpu = time.perf_counter(), sum(os.times()[:4])
-        for row in classifier.rows(sources, 1, Views(), 4, available_cores()):
+        for row in classifier.rows(sources, Ask(top_k=1, num_workers=available_cores())):
             best = row["predictions"][0]
             answers[row["video"]] = (best["label"], best["score"])
     return {"seconds": time.perf_counter() - start, "cpu": sum(os.times()[:4]) - cpu, "answers": answers}

@@ -28,6 +28,7 @@ from finetune.weights import load_checkpoint
 Row = dict[str, Any]
 Video = str | PathLike[str]
 
+AVERAGES = ("logits", "probabilities")  # what evaluation may average
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -68,6 +69,21 @@ def merge_linear_maps(model: TimesformerForVideoClassification) -> None:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """What is wanted of every video, and how it is worked out. `average`: of "logits" or "probabilities" of the views."""
+
+    top_k: int = 5
+    views: Views = Views()
+    average: str = "logits"
+    batch_size: int = 4
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.average not in AVERAGES:
+            raise UserError(f"average is {self.average!r}, expected one of {', '.join(AVERAGES)}.")
+
+
+@dataclass(frozen=True)
 class Classifier:
     """A model and its processor. Cannot be saved or trained on: `finetune.weights.load_start` gives what can."""
 
@@ -99,11 +115,17 @@ class Classifier:
     def scores(self, pixels: torch.Tensor) -> torch.Tensor:
         """float32 `(clips, num_labels)` on the CPU, of uint8 `(clips, num_frames, 3, crop, crop)`.
 
-        They add up to 1 for each clip; of a multi-label model each is a probability of its own, as transformers' pipeline has it.
+        They add up to 1 for each clip; of a multi-label model each is a probability of its own, as in transformers' pipeline.
         """
+        return self.probabilities(self.logits(pixels))
+
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), self._precision():
-            logits = self.model(pixel_values=normalise(pixels.to(self.model.device), self.processor)).logits.float()
-        return (logits.sigmoid() if self.is_multi_label else logits.softmax(-1)).cpu()
+            values = normalise(pixels.to(self.model.device), self.processor)
+            return self.model(pixel_values=values).logits.float().cpu()
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.sigmoid() if self.is_multi_label else logits.softmax(-1)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.model.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -113,17 +135,19 @@ class Classifier:
         videos: Video | Iterable[Video],
         top_k: int = 5,
         views: str = "1x1",
+        average: str = "logits",
         batch_size: int = 4,
         num_workers: int = 0,
     ) -> list[Row]:
         """A row for each video, in their order: `video` and `predictions`, a list of `label` and `score`, the highest
         first; or `video` and `error`. Folders, globs and lists stand for what is in them (`finetune.inputs`).
 
-        `views`: clips x crops of each video whose scores are averaged, as "4x3". `num_workers`: processes that decode.
+        `views`: clips x crops of each video, as "4x3", whose `average` is taken. `num_workers`: processes that decode.
         """
         texts = [videos] if isinstance(videos, (str, PathLike)) else videos
         sources = find_inputs([fspath(text) for text in texts])
-        rows = {row["video"]: row for row in self.rows(sources, top_k, Views.parse(views), batch_size, num_workers)}
+        ask = Ask(top_k, Views.parse(views), average, batch_size, num_workers)
+        rows = {row["video"]: row for row in self.rows(sources, ask)}
         return [rows[source.path] for source in sources]
 
     def timeline(self, video: Video, window_seconds: float = 4.0, stride_seconds: float | None = None) -> Timeline:
@@ -134,28 +158,29 @@ class Classifier:
         """Where and when the model looked for its likeliest label, or `label` (`finetune.relevance`). Raises `UserError`."""
         return explain(self, fspath(video), label, method)
 
-    def rows(
-        self, sources: Sequence[Input], top_k: int, views: Views, batch_size: int, num_workers: int
-    ) -> Iterator[Row]:
+    def rows(self, sources: Sequence[Input], ask: Ask) -> Iterator[Row]:
         """Likewise, one by one as they are done. An input's own label comes along as `true_label`."""
-        reader = ClipReader(self.sampling, self.num_frames, views.num_temporal)
+        reader = ClipReader(self.sampling, self.num_frames, ask.views.num_temporal)
         waiting: list[tuple[Input, torch.Tensor]] = []
-        for video in read_all(sources, reader, num_workers):
+        for video in read_all(sources, reader, ask.num_workers):
             if video.frames is None:
                 yield _row(video.source) | {"error": video.error}
                 continue
-            waiting.append((video.source, torch.cat([self.pixels(clip, views.num_spatial) for clip in video.frames])))
-            if sum(len(clips) for _, clips in waiting) >= batch_size:
-                yield from self._classify(waiting, top_k, batch_size)
+            clips = [self.pixels(frames, ask.views.num_spatial) for frames in video.frames]
+            waiting.append((video.source, torch.cat(clips)))
+            if len(waiting) * len(ask.views) >= ask.batch_size:
+                yield from self._classify(waiting, ask)
                 waiting = []
         if waiting:
-            yield from self._classify(waiting, top_k, batch_size)
+            yield from self._classify(waiting, ask)
 
-    def _classify(self, batch: list[tuple[Input, torch.Tensor]], top_k: int, batch_size: int) -> Iterator[Row]:
-        clips = torch.cat([clips for _, clips in batch])
-        scores = torch.cat([self.scores(part) for part in clips.split(batch_size)])
-        for (source, _), of_views in zip(batch, scores.split([len(own) for _, own in batch])):
-            yield _row(source) | {"predictions": self.ranked(of_views.mean(0), top_k)}
+    def _classify(self, batch: list[tuple[Input, torch.Tensor]], ask: Ask) -> Iterator[Row]:
+        clips = torch.cat([views for _, views in batch])
+        logits = torch.cat([self.logits(part) for part in clips.split(ask.batch_size)])
+        for (source, _), of_views in zip(batch, logits.split(len(ask.views))):
+            averaged = of_views.mean(0) if ask.average == "logits" else self.probabilities(of_views).mean(0)
+            scores = self.probabilities(averaged) if ask.average == "logits" else averaged
+            yield _row(source) | {"predictions": self.ranked(scores, ask.top_k)}
 
     def ranked(self, scores: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
         """`label` and `score` of the highest of `(num_labels,)`."""

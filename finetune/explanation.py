@@ -17,9 +17,10 @@ from data_prep.encode import ClipWriter, even
 from data_prep.errors import UserError
 from finetune.batch import normalise
 from finetune.inputs import Input
+from finetune.output import write_bytes
 from finetune.reading import ClipReader
 from finetune.relevance import explain_clip
-from finetune.rows import plain_text, write_whole
+from finetune.rows import plain_text
 
 if TYPE_CHECKING:
     from finetune.classifier import Classifier
@@ -75,7 +76,7 @@ def write_video(explanation: Explanation, path: Path) -> None:
     writer = ClipWriter((height, width), _FRAMES_PER_SECOND)
     for i, pair in enumerate(pairs):
         writer.add(np.ascontiguousarray(pair[:height, :width]), i / _FRAMES_PER_SECOND)
-    write_whole(path, writer.close())
+    write_bytes(path, writer.close())
 
 
 def write_strip(explanation: Explanation, path: Path) -> None:
@@ -89,4 +90,4 @@ def write_strip(explanation: Explanation, path: Path) -> None:
         axes.axis("off")
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png")
-    write_whole(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())

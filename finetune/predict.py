@@ -57,11 +57,13 @@ def predict_videos(options: argparse.Namespace) -> list[Row]:
     num_workers = options.num_workers
     if num_workers is None:
         num_workers = 0 if len(todo) <= _FEW else available_cores()
+    from finetune.classifier import Ask
     from finetune.views import Views
 
-    views, rows = Views.parse(options.views), []
+    ask = Ask(options.top_k, Views.parse(options.views), options.average, options.batch_size, num_workers)
+    rows = []
     with writer_to(options.output, options.format) as write, _progress(len(todo), options.output) as progress:
-        for row in classifier.rows(todo, options.top_k, views, options.batch_size, num_workers):
+        for row in classifier.rows(todo, ask):
             write(row)
             rows.append(row)
             progress.update()
@@ -77,7 +79,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--top_k", type=positive, default=5, help="labels per video (default: 5)")
     parser.add_argument("--format", choices=("table", "json", "jsonl", "csv", "srt"), help="of the output (default: by --output's extension, else table)")  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there; jsonl and csv grow video by video, and the same command goes on where it was")  # fmt: skip
-    parser.add_argument("--views", default="1x1", help="clips x crops of each video whose scores are averaged, as 4x1 or 10x3 (default: 1x1)")  # fmt: skip
+    parser.add_argument("--views", default="1x1", help="clips x crops of each video which are averaged, as 4x1 or 10x3 (default: 1x1)")  # fmt: skip
+    parser.add_argument("--average", choices=("logits", "probabilities"), default="logits", help="what is averaged over the views (default: logits, as evaluation does)")  # fmt: skip
     parser.add_argument("--batch_size", type=positive, default=4, help="clips the model sees at once (default: 4)")
     parser.add_argument("--num_workers", type=not_negative, help=f"processes that decode; 0: none but this one (default: {available_cores()}, the cores; 0 for up to {_FEW} videos)")  # fmt: skip
     add_model_flags(parser)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError, printable
+from finetune.output import replacing
 
 Row = dict[str, Any]
 
@@ -62,11 +62,16 @@ def writer_to(output: Path | None, form: str) -> Iterator[Callable[[Row], None]]
             yield lambda row: _append(file, _LINES[form](row))
     else:
         yield rows.append
-        text = json.dumps(rows, indent=2) + "\n" if form == "json" else "".join(map(as_table, rows))
-        if output is None:
-            sys.stdout.write(text)
-        else:
-            write_whole(output, text)
+        write_text(output, json.dumps(rows, indent=2) + "\n" if form == "json" else "".join(map(as_table, rows)))
+
+
+def write_text(output: Path | None, text: str) -> None:
+    """To the terminal where there is no file."""
+    if output is None:
+        sys.stdout.write(text)
+        return
+    with replacing(output) as file:
+        file.write(text)
 
 
 def _head(form: str) -> str:
@@ -82,17 +87,6 @@ def plain_text(label: str) -> str:
     """At most 28 characters, none of which matplotlib reads as a formula or as a word about a legend."""
     text = printable(label).replace("$", r"\$").lstrip("_") or "?"
     return text if len(text) <= 28 else text[:27] + "…"
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """The file is there with all of it, or as it was before."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def done_before(output: Path | None, form: str, labels: list[str], top_k: int) -> set[str]:
@@ -113,7 +107,7 @@ def done_before(output: Path | None, form: str, labels: list[str], top_k: int) -
             raise UserError(f"--output {output} was written with other labels or another --top_k: choose another file, or delete it.")  # fmt: skip
     whole = _head(form) + "".join(map(_LINES[form], rows))
     if whole != text:
-        write_whole(output, whole)
+        write_text(output, whole)
     return {row["video"] for row in rows}
 
 

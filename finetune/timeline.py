@@ -23,7 +23,8 @@ from data_prep.errors import UserError, printable
 from data_prep.limits import MAX_FRAMES, VideoError
 from data_prep.measure import MAX_DURATION_SECONDS
 from data_prep.video import open_video
-from finetune.rows import plain_text, write_whole
+from finetune.output import write_bytes
+from finetune.rows import plain_text, write_text
 from finetune.windows import Slide, slide_for, sliding_clips
 
 if TYPE_CHECKING:
@@ -160,11 +161,7 @@ def run(options: argparse.Namespace, classifier: Classifier) -> list[dict[str, A
             lambda seconds: progress.update(int(seconds) - progress.n),
         )  # fmt: skip
     segments = timeline.segments(options.min_score)
-    text = as_text(timeline, segments, video, options.format)
-    if options.output is None:
-        sys.stdout.write(text)
-    else:
-        write_whole(options.output, text)
+    write_text(options.output, as_text(timeline, segments, video, options.format))
     if options.picture is not None:
         plot_timeline(timeline, segments, options.picture)
     return [asdict(one) for one in segments]
@@ -215,4 +212,4 @@ def plot_timeline(timeline: Timeline, segments: list[Segment], path: Path) -> No
     band.set(yticks=[], xlabel="time (s)", ylabel="label")
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png")
-    write_whole(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
