@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import Any
 
@@ -73,7 +73,7 @@ class Ask:
     """What is wanted of every video, and how it is worked out. `average`: of "logits" or "probabilities" of the views."""
 
     top_k: int = 5
-    views: Views = Views()
+    views: Views = field(default_factory=Views)
     average: str = "logits"
     batch_size: int = 4
     num_workers: int = 0

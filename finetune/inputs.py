@@ -34,8 +34,11 @@ def find_inputs(texts: Iterable[str]) -> list[Input]:
     matches. A list (.csv, .tsv, .txt: path and optionally label, with a header or without), for its paths, which start
     at the list's folder. `-`, for the paths on standard input, one a line.
     """
-    found = [one for text in texts for one in _meant_by(text)]
-    return list({one.path: one for one in reversed(found)}.values())[::-1]
+    found: dict[str, Input] = {}
+    for text in texts:
+        for one in _meant_by(text):
+            found.setdefault(one.path, one)
+    return list(found.values())
 
 
 def _meant_by(text: str) -> Iterable[Input]:
