@@ -26,3 +26,7 @@ def __getattr__(name: str) -> Any:
 
         return UserError
     raise AttributeError(f"module 'finetune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

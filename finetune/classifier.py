@@ -19,7 +19,7 @@ from finetune.batch import ClipTransform, normalise
 from finetune.explanation import Explanation, explain
 from finetune.inputs import Input, find_inputs
 from finetune.modeling import TimesformerForVideoClassification, TimesformerLayer
-from finetune.reading import ClipReader, read_all
+from finetune.reading import ClipReader, ReadVideo, read_all
 from finetune.sampling import Sampling
 from finetune.timeline import Timeline, make_timeline
 from finetune.views import Views, spatial_crops
@@ -161,32 +161,43 @@ class Classifier:
     def rows(self, sources: Sequence[Input], ask: Ask) -> Iterator[Row]:
         """Likewise, one by one as they are done. An input's own label comes along as `true_label`."""
         reader = ClipReader(self.sampling, self.num_frames, ask.views.num_temporal)
-        waiting: list[tuple[Input, torch.Tensor]] = []
+        waiting: list[tuple[Row, torch.Tensor | None]] = []
         for video in read_all(sources, reader, ask.num_workers):
-            if video.frames is None:
-                yield _row(video.source) | {"error": video.error}
-                continue
-            clips = [self.pixels(frames, ask.views.num_spatial) for frames in video.frames]
-            waiting.append((video.source, torch.cat(clips)))
+            clips = None
+            if video.frames is not None:
+                clips = torch.cat([self.pixels(frames, ask.views.num_spatial) for frames in video.frames])
+            waiting.append((_row(video), clips))
             if len(waiting) * len(ask.views) >= ask.batch_size:
                 yield from self._classify(waiting, ask)
                 waiting = []
         if waiting:
             yield from self._classify(waiting, ask)
 
-    def _classify(self, batch: list[tuple[Input, torch.Tensor]], ask: Ask) -> Iterator[Row]:
-        clips = torch.cat([views for _, views in batch])
-        logits = torch.cat([self.logits(part) for part in clips.split(ask.batch_size)])
-        for (source, _), of_views in zip(batch, logits.split(len(ask.views))):
-            averaged = of_views.mean(0) if ask.average == "logits" else self.probabilities(of_views).mean(0)
-            scores = self.probabilities(averaged) if ask.average == "logits" else averaged
-            yield _row(source) | {"predictions": self.ranked(scores, ask.top_k)}
+    def _classify(self, batch: list[tuple[Row, torch.Tensor | None]], ask: Ask) -> Iterator[Row]:
+        readable = [clips for _, clips in batch if clips is not None]
+        parts = torch.cat(readable).split(ask.batch_size) if readable else ()
+        logits = iter(torch.cat([self.logits(part) for part in parts]).split(len(ask.views)) if parts else ())
+        for row, clips in batch:
+            yield (
+                row
+                if clips is None
+                else row | {"predictions": self.ranked(self._averaged(next(logits), ask), ask.top_k)}
+            )
+
+    def _averaged(self, logits: torch.Tensor, ask: Ask) -> torch.Tensor:
+        """Scores `(num_labels,)` of the views' logits `(views, num_labels)`."""
+        if ask.average == "logits":
+            return self.probabilities(logits.mean(0))
+        return self.probabilities(logits).mean(0)
 
     def ranked(self, scores: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
-        """`label` and `score` of the highest of `(num_labels,)`."""
+        """`label` and `score`, to six digits, of the highest of `(num_labels,)`."""
         highest, ids = scores.topk(min(top_k, len(scores)))
-        return [{"label": self.labels[i], "score": score} for i, score in zip(ids.tolist(), highest.tolist())]
+        labels = self.model.config.id2label
+        return [{"label": labels[i], "score": round(score, 6)} for i, score in zip(ids.tolist(), highest.tolist())]
 
 
-def _row(source: Input) -> Row:
-    return {"video": source.path} | ({} if source.label is None else {"true_label": source.label})
+def _row(video: ReadVideo) -> Row:
+    label = {} if video.source.label is None else {"true_label": video.source.label}
+    error = {} if video.frames is not None else {"error": video.error}
+    return {"video": video.source.path, **label, **error}
