@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> Comparison:
     parser.add_argument("b", metavar="B.csv", type=Path, help="another model's, of the same videos")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="of the output (default: text)")
     options: argparse.Namespace = parser.parse_args(argv)
-    compared = compare(*(read_predictions(path) for path in (options.a, options.b)), (str(options.a), str(options.b)))
+    compared = compare(read_predictions(options.a), read_predictions(options.b), (str(options.a), str(options.b)))
     print(json.dumps(asdict(compared), indent=2) if options.format == "json" else in_words(compared))
     return compared
 

@@ -105,12 +105,9 @@ def in_words(evaluation: Evaluation) -> str:
     for name, value in evaluation.metrics.items():
         bounds = evaluation.intervals.get(name)
         lines.append(f"{name:<28} {value:.4f}" + (f"   {bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else ""))
-    lines.append(
-        f"{len(evaluation.rows)} videos, with 95 % intervals over {evaluation.resampled}. {evaluation.protocol}."
-    )
-    for name, reason in sorted(evaluation.unreadable.items()):
-        lines.append(printable(f"unreadable: {name}: {reason}"))
-    return "\n".join(lines)
+    lines.append(f"{len(evaluation.rows)} videos; 95 % intervals are over {evaluation.resampled}")
+    lines.append(f"protocol: {evaluation.protocol}")
+    return "\n".join([*lines, *(printable(reason) for _, reason in sorted(evaluation.unreadable.items()))])
 
 
 if __name__ == "__main__":

@@ -37,15 +37,14 @@ class Protocol:
     views: Views
     average: Average = "logits"
 
-    def in_words(self, maker: ClipMaker, unreadable: bool) -> str:
+    def in_words(self, maker: ClipMaker) -> str:
         """For `metrics.json` and the card."""
         several = self.views.num_temporal > 1
         clips = f"{self.views.num_temporal} clips per video" if several else "one clip per video"
         sampled = maker.sampling.in_evaluation(maker.num_frames, self.views.num_temporal)
         words = f"{clips} ({sampled}), {self.views.in_words(maker.transform.crop)}"
         words += f", {self.average} averaged over the {len(self.views)} views" if len(self.views) > 1 else ""
-        words += ", every video of the split counted once"
-        return words + ("; those that could not be read any more count as wrong in accuracy" if unreadable else "")
+        return words + ", every video of the split counted once"
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def evaluate_split(scorer: Scorer, maker: ClipMaker, rows: Dataset, split: str, 
         intervals={f"{split}_{name}": bounds for name, bounds in intervals.items()},
         resampled=resampled,
         computed=computed,
-        protocol=protocol.in_words(maker, bool(scored.unreadable)) + _thresholds_in_words(config, thresholds),
+        protocol=protocol.in_words(maker) + _exceptions(scored, config, thresholds),
         protocol_facts={
             "split": split, "num_videos": len(rows), "views": str(protocol.views), "average": protocol.average,
         },
@@ -192,8 +191,13 @@ def _thresholds(config: Any) -> np.ndarray:
     return np.array(getattr(config, "label_thresholds", None) or [0.5] * config.num_labels)
 
 
-def _thresholds_in_words(config: Any, thresholds: np.ndarray | None) -> str:
-    if thresholds is None:
-        return ""
-    chosen = getattr(config, "label_thresholds", None) is not None
-    return f"; a label is given from {'its threshold on, chosen by F1 on the validation split' if chosen else '0.5 on'}"
+def _exceptions(scored: Scored, config: Any, thresholds: np.ndarray | None) -> str:
+    """What else is to be said of a protocol."""
+    words = ""
+    if thresholds is not None:
+        chosen = getattr(config, "label_thresholds", None) is not None
+        words = f"; a label is given from {'its threshold on, chosen by F1 on the validation split' if chosen else '0.5 on'}"
+    if scored.unreadable:
+        where = "top-1 and top-5" if thresholds is None else "subset accuracy"
+        words += f"; those that could not be read any more count as wrong in {where}"
+    return words

@@ -289,7 +289,7 @@ def test_a_video_lost_during_training_is_named_from_a_worker_too(
     assert f"video '{lost['video_id']}' cannot be read" in errors[0]
 
 
-def _with_lost_videos(bars: Path, folder: Path, splits: tuple[str, ...]) -> tuple[Path, list[str]]:
+def with_lost_videos(bars: Path, folder: Path, splits: tuple[str, ...]) -> tuple[Path, list[str]]:
     """A prepared copy of `bars`, of which the first video of each of `splits` is gone; and their ids."""
     from data_prep.prepare import main as data_prep
 
@@ -302,7 +302,7 @@ def _with_lost_videos(bars: Path, folder: Path, splits: tuple[str, ...]) -> tupl
 
 
 def test_bad_videos_may_be_skipped_and_are_counted_and_listed(bars: Path, tmp_path: Path) -> None:
-    dataset, lost = _with_lost_videos(bars, tmp_path, ("train", "validation", "test"))
+    dataset, lost = with_lost_videos(bars, tmp_path, ("train", "validation", "test"))
     metrics = train(dataset, tmp_path / "out", "--num_train_epochs", "1", "--on_bad_video", "skip", "--per_device_train_batch_size", "1")  # fmt: skip
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert sorted(entry["video_id"] for entry in written["unreadable"]) == sorted(lost)
