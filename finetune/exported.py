@@ -61,6 +61,7 @@ def needs(*modules: str) -> None:
 
 def quantize(source: Path, path: Path) -> None:
     """Weights as int8, activations quantised as they come (onnxruntime's dynamic quantisation)."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -68,7 +69,9 @@ def quantize(source: Path, path: Path) -> None:
     # would not be found: this computes it once and for all.
     folded = path.with_suffix(".folded")
     quant_pre_process(source, folded, skip_symbolic_shape=True)
-    quantize_dynamic(folded, path, weight_type=QuantType.QInt8, per_channel=True)
+    whole = onnx.load(folded)
+    del whole.graph.value_info[:]  # shapes of before, some of which onnxruntime 1.23 leaves to names that it uses anew
+    quantize_dynamic(whole, path, weight_type=QuantType.QInt8, per_channel=True)
     folded.unlink()
 
 
