@@ -47,6 +47,8 @@ _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,gif,
 
 _STREAM_FORMATS = "matroska,webm,mpegts,mpeg,flv,avi,mov,mp4,m4a,3gp,3g2,mj2,yuv4mpegpipe,mjpeg,ogg"
 
+_STREAM_BUFFER = 4096  # bytes, which a small picture may take a second to fill
+
 Source = str | os.PathLike[str] | bytes | memoryview
 _IN_MEMORY = (bytes, memoryview)
 
@@ -178,8 +180,10 @@ def open_stream(file: Any) -> Iterator[VideoFile]:
     Only demuxers that can begin without a seek and follow no reference are tried. Raises `VideoError`.
     """
     options = {"format_whitelist": _STREAM_FORMATS, "protocol_whitelist": "file"}
+    # What it is has to be told from its first second: FFmpeg would wait for five.
+    options |= {"analyzeduration": "1000000", "fpsprobesize": "4"}
     try:
-        container = av.open(file, metadata_errors="ignore", options=options)
+        container = av.open(file, metadata_errors="ignore", options=options, buffer_size=_STREAM_BUFFER)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"cannot be opened as a stream: {_reason(error)}") from error
     with container:

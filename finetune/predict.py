@@ -94,7 +94,7 @@ def _add_time_flags(parser: argparse.ArgumentParser) -> None:
     times = parser.add_argument_group("over time")
     which = times.add_mutually_exclusive_group()
     which.add_argument("--timeline", action="store_true", help="segments of one label in a long video: start, end, label, score; table, json, csv or srt")  # fmt: skip
-    which.add_argument("--stream", action="store_true", help="INPUT is -, a pipe, or a file that is still being written (MPEG-TS, Matroska, y4m, MJPEG, ...): a line each stride; table or jsonl")  # fmt: skip
+    which.add_argument("--stream", action="store_true", help="INPUT is -, a pipe, or a file that is still being written (MPEG-TS, Matroska, FLV, y4m; MJPEG counts as 25 frames a second): a line each stride; table or jsonl")  # fmt: skip
     times.add_argument("--window_seconds", type=positive_seconds, default=4.0, help="what the model sees at once: about as long as the videos it was trained on (default: 4)")  # fmt: skip
     times.add_argument("--stride_seconds", type=positive_seconds, help="from window to window (default: half a window)")
     times.add_argument("--min_score", type=float, default=0.0, help="--timeline: leave out segments below (default: 0)")

@@ -108,6 +108,30 @@ def test_a_pipe_is_predicted_as_it_comes(
     assert all(row["end"] == row["start"] + 1 and len(row["predictions"]) == 2 for row in rows)
 
 
+def test_an_answer_does_not_wait_for_the_end_of_a_stream(
+    random_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, pipe, answered, before_the_end = write_stream(tmp_path / "stream", "mpegts"), tmp_path / "pipe", threading.Event(), []  # fmt: skip
+    os.mkfifo(pipe)
+
+    def write_most_and_wait() -> None:
+        with pipe.open("wb", buffering=0) as file:
+            file.write(data[: len(data) * 3 // 4])
+            before_the_end.append(answered.wait(60))
+            file.write(data[len(data) * 3 // 4 :])
+
+    def line(row: dict, form: str) -> str:
+        answered.set()
+        return ""
+
+    monkeypatch.setattr("finetune.live._line", line)
+    writing = threading.Thread(target=write_most_and_wait)
+    writing.start()
+    main([random_checkpoint, str(pipe), "--stream", "--window_seconds", "0.5"])
+    writing.join()
+    assert before_the_end == [True]
+
+
 def test_a_growing_file_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "growing"
     path.write_bytes(b"ab")
