@@ -180,11 +180,12 @@ class Clips(Dataset):
     """One clip of each video of a split, made by a `ClipMaker`.
 
     In training, frames and augmentation are a function of (seed, epoch, index) alone: workers, their number and
-    resuming do not change them.
+    resuming do not change them. Indices from the number of videos on are further clips of the same videos.
     """
 
     def __init__(self, rows: Any, maker: ClipMaker, training: bool, seed: int = 0):
         self.rows, self.maker, self.training, self.seed = Rows(rows), maker, training, seed
+        self._table = rows
         # Shared memory, because accelerate does not pass the epoch on to workers that persist or to a resumed epoch.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
@@ -194,8 +195,12 @@ class Clips(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def labels(self) -> list[int]:
+        """Of every video, in order."""
+        return list(self._table["label"])
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[int(index)]
+        row = self.rows[int(index) % len(self.rows)]
         if not self.training:
             return self.maker.evaluation(row)
         return self.maker.training(row, generator_for(self.seed, int(self._epoch), int(index)))

@@ -56,15 +56,18 @@ def _draws(num_units: int) -> Iterator[np.ndarray]:
 
 def class_statistics(logits: np.ndarray, labels: np.ndarray, readable: np.ndarray) -> Statistics:
     """top1, top5, mean_class_accuracy and macro_f1; a video that is not `readable` is wrong in the first two alone."""
-    num_labels = logits.shape[1]
     right = [top_k_right(logits, labels, k) & readable for k in (1, 5)]
-    is_label = np.eye(num_labels)[labels] * readable[:, None]
-    is_guess = np.eye(num_labels)[logits.argmax(1)] * readable[:, None]
+    guesses, num_labels = logits.argmax(1), logits.shape[1]
+    hit = (guesses == labels) & readable
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
         total = weights.sum(1)
+        counts = [
+            _by_class(weights * counted, classes, num_labels)
+            for counted, classes in ((hit, labels), (readable, labels), (readable, guesses))
+        ]
         with np.errstate(invalid="ignore"):  # of a resample without a readable video: NaN, passed over
-            averages = class_averages(weights @ (is_label * is_guess), weights @ is_label, weights @ is_guess)
+            averages = class_averages(*counts)
         return {
             "top1": weights @ right[0] / total,
             "top5": weights @ right[1] / total,
@@ -73,6 +76,15 @@ def class_statistics(logits: np.ndarray, labels: np.ndarray, readable: np.ndarra
         }
 
     return statistics
+
+
+def _by_class(weights: np.ndarray, classes: np.ndarray, num_labels: int) -> np.ndarray:
+    """`(resamples, num_labels)`: the sum of `weights` `(resamples, videos)` over the videos of each class."""
+    order = np.argsort(classes, kind="stable")
+    present, starts = np.unique(classes[order], return_index=True)
+    sums = np.zeros((len(weights), num_labels))
+    sums[:, present] = np.add.reduceat(weights[:, order], starts, axis=1)
+    return sums
 
 
 def label_statistics(

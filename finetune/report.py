@@ -35,8 +35,12 @@ def evaluate(trainer: VideoTrainer, splits: Splits, views: Views) -> Evaluation 
     scorer = Scorer(trainer.model, args.per_device_eval_batch_size, args.dataloader_num_workers, args.device)
     split = "test" if splits.test is not None else "validation"
     rows = splits.test if splits.test is not None else splits.validation
-    if splits.is_multi_label and splits.validation is not None:
-        choose_thresholds(scorer, maker, splits.validation, protocol)
+    if splits.is_multi_label:
+        trainer.model.config.label_thresholds = None  # of what training started from
+        if splits.validation is not None:
+            choose_thresholds(scorer, maker, splits.validation, protocol)
+        if trainer.is_world_process_zero():
+            trainer.model.config.save_pretrained(args.output_dir)
     if rows is None:
         return None
     evaluation = evaluate_split(scorer, maker, rows, split, protocol)
@@ -80,10 +84,11 @@ def write_pictures(evaluation: Evaluation, maker: ClipMaker, output_dir: Path) -
 def print_next_commands(settings: Settings, splits: Splits, metrics: dict[str, float], seconds: float) -> None:
     """The run's result, and the three commands a user types next."""
     output_dir, data_args = settings.training.output_dir, settings.data
+    classes = "per_class.png" if splits.is_multi_label else "confusion_matrix.png"
     shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name.endswith(_PRINTED))
     print(f"\n{shown or 'no split to evaluate on'}  ({seconds:.0f} s)")
     print(
-        f"{output_dir}: checkpoint, README.md (model card), curves.png, confusion_matrix.png, predictions.png, hardest_clips.png, predictions.csv, metrics.json\n"
+        f"{output_dir}: checkpoint, README.md (model card), curves.png, {classes}, predictions.png, hardest_clips.png, predictions.csv, metrics.json\n"
     )
     rows = splits.test if splits.test is not None else splits.train
     first = rows[0] if isinstance(rows, Dataset) else {}

@@ -184,8 +184,8 @@ class Sampling:
             where = "from the middle of the video" if num_views == 1 else f"from {num_views} evenly placed starts"
             return f"{num_frames} frames, {self.frame_stride} apart, {where}{self._rate()}"
         which = "middle one" if self.strategy == "segments" else "first"
-        part = "" if num_views == 1 else f"one of {num_views} parts of "
-        return f"{num_frames} frames, the {which} of {part}each of {num_frames} equal segments of the whole video{self._rate()}"
+        words = f"{num_frames} frames, the {which} of each of {num_frames} equal segments of the whole video"
+        return words + (", shifted within them from clip to clip" if num_views > 1 else "") + self._rate()
 
     def _rate(self) -> str:
         return f", counted at {self.target_fps:g} frames per second" if self.target_fps else ""

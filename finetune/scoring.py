@@ -39,25 +39,35 @@ class Scorer:
         state = PartialState()
         own = _dealt(len(videos), state.process_index, state.num_processes)
         loader = DataLoader(
-            Subset(videos, own), max(1, self.batch_size // len(videos.views)), num_workers=self.num_workers, collate_fn=list,
+            Subset(videos, own), max(1, self.batch_size // len(videos.views)), num_workers=self.num_workers,
+            collate_fn=_collate, pin_memory=self.device.type == "cuda",
         )  # fmt: skip
         found: list[tuple[int, np.ndarray, Any]] = []
         self.model.eval()
         hidden = None if state.is_main_process else True  # None: shown on terminals
-        for items in tqdm(loader, desc="evaluating", unit="batch", disable=hidden):
-            pixels = torch.stack([item["pixel_values"] for item in items])
+        for batch in tqdm(loader, desc="evaluating", unit="batch", disable=hidden):
+            pixels = batch["pixel_values"]
             logits = self._logits(pixels.flatten(0, 1), videos).unflatten(0, pixels.shape[:2])
-            found += [(item["index"], row, item.get("unreadable")) for item, row in zip(items, logits.double().numpy())]
+            found += zip(batch["index"], logits.double().numpy(), batch["unreadable"])
         return _in_order(gather_object(found), len(videos))
 
     @torch.no_grad()
     def _logits(self, clips: torch.Tensor, videos: VideoViews) -> torch.Tensor:
         processor = videos.maker.transform.processor
         parts = [
-            self.model(pixel_values=normalise(part.to(self.device), processor)).logits
+            self.model(pixel_values=normalise(part.to(self.device, non_blocking=True), processor)).logits
             for part in clips.split(self.batch_size)
         ]
         return torch.cat(parts).float().cpu()
+
+
+def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """`pixel_values` `(videos, views, num_frames, 3, crop, crop)`, and lists of each video's `index` and `unreadable`."""
+    return {
+        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+        "index": [item["index"] for item in items],
+        "unreadable": [item.get("unreadable") for item in items],
+    }
 
 
 def _dealt(num_videos: int, rank: int, num_processes: int) -> list[int]:

@@ -199,6 +199,15 @@ def test_several_labels_per_video(bars_dataset: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "confusion_matrix.png").exists()
 
 
+@pytest.mark.slow
+def test_a_run_on_several_labels_keeps_its_thresholds_and_is_measured_again(bars_dataset: Path, tmp_path: Path) -> None:
+    dataset, out = str(_several_labels(bars_dataset, tmp_path / "several")), tmp_path / "out"
+    metrics = run(["--dataset_name", dataset, "--output_dir", str(out), *FAST, "--max_steps", "2"])
+    assert len(json.loads((out / "config.json").read_text())["label_thresholds"]) == 3
+    assert evaluate([str(out), dataset, *OPTIONS]) == pytest.approx(metrics, abs=1e-6)
+    assert {row["label"] for row in read(out / "predictions.csv")} <= {"left", "right", "left|bright", "right|bright"}
+
+
 def test_the_hardest_clips_are_the_most_confident_errors_then_the_least_confident_answers(
     model: Path, bars_dataset: Path
 ) -> None:
