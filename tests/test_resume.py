@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -140,18 +141,38 @@ sys.exit(exit_cleanly(main)(sys.argv[1:]))
 """
 
 
+def two_processes(folder: Path, arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
+    (folder / "two.py").write_text(TWO)
+    command = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", "two.py"]
+    return subprocess.run(
+        [*command, *arguments, "--use_cpu", "true"],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_learn_and_measure_what_one_does(bars_dataset: Path, tmp_path: Path) -> None:
+    """The same clips in the same steps, and evaluation batches that do not come out even."""
+    arguments = [
+        "--dataset_name", str(bars_dataset), "--model_name_or_path", "timesformer-tiny", "--no_flip",
+        "--learning_rate", "1e-3", "--max_steps", "9", "--class_weights", "balanced", "--label_smoothing_factor", "0.1",
+        "--ema_decay", "0.9", "--report_to", "none", "--disable_tqdm", "true", "--dataloader_num_workers", "0",
+        "--per_device_eval_batch_size", "3",
+    ]  # fmt: skip
+    one = main([*arguments, "--output_dir", str(tmp_path / "one"), "--per_device_train_batch_size", "4"])
+    process = two_processes(tmp_path, [*arguments, "--output_dir", "two", "--per_device_train_batch_size", "2"])
+    assert process.returncode == 0, process.stderr
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
+    metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert all(metrics[name] == pytest.approx(value, abs=1e-4) for name, value in one.items())
+
+
 @pytest.mark.slow
 def test_two_processes_stop_together_and_go_on_to_the_same_weights(bars_dataset: Path, tmp_path: Path) -> None:
-    (tmp_path / "two.py").write_text(TWO)
-
     def two(output_dir: str, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", "two.py"]
-        more = ("--use_cpu", "true", "--dataloader_num_workers", "2")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env}
-        return subprocess.run(
-            [*command, *options(bars_dataset, Path(output_dir), *more)],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+        return two_processes(tmp_path, options(bars_dataset, Path(output_dir), "--dataloader_num_workers", "2"), **env)
 
     assert (process := two("whole")).returncode == 0, process.stderr
     stopped = two("run", STOP="1")

@@ -359,7 +359,7 @@ def test_the_sampling_a_model_was_trained_with_is_what_predict_uses(
     card = (tmp_path / "out" / "README.md").read_text()
     assert "2 apart, from the middle of the video, counted at 20 frames per second" in card
     again = tmp_path / "again"
-    train(bars_dataset, again, "--model_name_or_path", str(tmp_path / "out"), "--max_steps", "1")
+    train(bars_dataset, again, "--model_name_or_path", str(tmp_path / "out"), "--max_steps", "1", "--config", "none")
     assert json.loads((again / "config.json").read_text())["clip_sampling"] == "dense", "a checkpoint's own goes on"
 
 

@@ -116,6 +116,25 @@ def test_out_of_memory_is_answered_with_three_settings(
         train(bars_dataset, tmp_path / "out")
 
 
+def test_batches_shrink_until_they_fit_and_a_step_keeps_its_clips(
+    bars_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = VideoTrainer.training_step
+    steps = []
+
+    def training_step(self: VideoTrainer, model: object, inputs: dict, num_items: object = None) -> torch.Tensor:
+        if len(inputs["labels"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        steps.append(self.args.gradient_accumulation_steps)
+        return whole(self, model, inputs, num_items)
+
+    monkeypatch.setattr(VideoTrainer, "training_step", training_step)
+    train(
+        bars_dataset, tmp_path / "out", "--auto_find_batch_size", "true", "--target_batch_size", "4", "--max_steps", "2"
+    )
+    assert steps == [2, 2, 2, 2]
+
+
 def test_a_small_dataset_and_trained_weights_are_given_the_recipe_for_it(
     bars_dataset: Path, started: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
