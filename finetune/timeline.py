@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from finetune.classifier import Classifier
 
 UNKNOWN_FRAME_RATE = 25.0
-_MOST_CURVES = 8  # labels that a picture shows
+_MOST_CURVES, _MOST_POINTS = 8, 500  # labels that a picture shows, and points of each
 
 
 @dataclass(frozen=True)
@@ -200,9 +200,13 @@ def plot_timeline(timeline: Timeline, segments: list[Segment], path: Path) -> No
     shown = [int(i) for i in np.argsort(-counts) if counts[i]][:_MOST_CURVES]
     figure = Figure(figsize=(11, 4), layout="constrained")
     axes, band = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
-    middles = (np.arange(len(timeline.scores)) + 0.5) * timeline.stride_seconds
+    # Of hours, means: a picture has no room for every stride.
+    parts = np.array_split(timeline.scores, min(len(timeline.scores), _MOST_POINTS))
+    starts = np.cumsum([0, *map(len, parts)])
+    middles = (starts[1:] + starts[:-1]) / 2 * timeline.stride_seconds
+    curves = np.stack([part.mean(0) for part in parts])
     for place, label in enumerate(shown):
-        axes.plot(middles, timeline.scores[:, label], color=f"C{place}", label=plain_text(timeline.labels[label]))
+        axes.plot(middles, curves[:, label], color=f"C{place}", label=plain_text(timeline.labels[label]))
     colors = {timeline.labels[label]: f"C{place}" for place, label in enumerate(shown)}
     for one in segments:
         band.axvspan(one.start, one.end, color=colors.get(one.label, "0.7"), linewidth=0)
