@@ -45,7 +45,8 @@ def test_one_file_opens_videos() -> None:
 
 def test_nothing_imports_an_entry_point() -> None:
     entries = {
-        "finetune.run", "finetune.predict", "finetune.evaluate", "finetune.compare", "finetune.folds", "data_prep.__main__",
+        "finetune.run", "finetune.predict", "finetune.evaluate", "finetune.compare", "finetune.folds", "finetune.explain", "finetune.export",
+        "data_prep.__main__",
     }  # fmt: skip
     for path in ROOT.glob("[df]*/**/*.py"):
         assert not imports(path) & entries, path
@@ -83,7 +84,9 @@ def test_readme_names_every_file_of_both_packages() -> None:
         assert not missing
 
 
-@pytest.mark.parametrize("module", ["data_prep", "data_prep.demo", "finetune.predict", "finetune.hub"])
+@pytest.mark.parametrize(
+    "module", ["data_prep", "data_prep.demo", "finetune.predict", "finetune.hub", "finetune.explain", "finetune.export"]
+)
 def test_every_command_explains_every_flag(module: str) -> None:
     shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
