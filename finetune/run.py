@@ -26,10 +26,12 @@ from data_prep.workers import available_cores
 from finetune.arguments import DataArguments, FinetuningArguments, Settings, parse_arguments
 from finetune.batch import Augmentation, ClipTransform, collate
 from finetune.clip import ClipMaker, Clips
+from finetune.contract import measured_clips
 from finetune.dataset import Splits, load_splits, stream_splits
 from finetune.demo import prepare_demo
 from finetune.hub import check_login, push
 from finetune.metrics import compute_metrics
+from finetune.processor import tell_sampling
 from finetune.report import evaluate, print_next_commands, write_report
 from finetune.sampling import Sampling
 from finetune.stream import ParquetRows, Place, StreamedClips, steps_per_pass
@@ -67,9 +69,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     metrics = evaluation.metrics if evaluation else {}
     if trainer.is_world_process_zero():
         write_report(trainer, splits, settings, evaluation, hub_model_id, time.monotonic() - started)
-        if hub_model_id:
-            print(f"pushed to {push(Path(training_args.output_dir), hub_model_id, training_args.hub_private_repo)}")
         print_next_commands(settings, splits, metrics, time.monotonic() - started)
+        if hub_model_id:
+            clips = measured_clips(evaluation, trainer.train_dataset.maker, training_args.bf16 or training_args.fp16)
+            url = push(Path(training_args.output_dir), hub_model_id, training_args.hub_private_repo, clips)
+            print(f"pushed to {url}")
     return metrics
 
 
@@ -111,7 +115,7 @@ def check_before_work(settings: Settings, hub_model_id: str | None) -> None:
             if not goes_on and output_dir.resolve() in (Path(needed).resolve(), *Path(needed).resolve().parents):
                 raise UserError(f"--overwrite_output_dir would delete {needed}, which this run needs: choose another --output_dir.")  # fmt: skip
     if hub_model_id:
-        check_login()
+        check_login(hub_model_id)
 
 
 def load_data(settings: Settings) -> Splits:
@@ -175,6 +179,7 @@ def make_clips(data_args: DataArguments, start: Start, watch: Watch) -> ClipMake
     elif data_args.target_fps is not None:
         sampling = replace(sampling, target_fps=data_args.target_fps)
     sampling.write_to(config)
+    tell_sampling(start.processor, sampling)
     jitter, scale = data_args.short_side_jitter, data_args.crop_scale
     augmentation = Augmentation(
         (jitter[0], jitter[1]) if jitter else None, (scale[0], scale[1]) if scale else None, not data_args.no_flip,
