@@ -56,5 +56,8 @@ def status(error: Any) -> int | None:
 
 def reason(error: Exception) -> str:
     """One line that says what happened."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("(Request ID")]
+    code = status(error)
+    told = " ".join(lines[:2]) if code else (lines or [""])[0]
+    shown = code and str(code) not in told
+    return f"{type(error).__name__}: {f'{code} ' if shown else ''}{told}"

@@ -15,7 +15,8 @@ from datasets import Dataset
 
 from data_prep.errors import UserError
 from finetune.arguments import Settings
-from finetune.card import CardFacts, collect_facts, render_card
+from finetune.card import CardFacts, render_card
+from finetune.card_facts import collect_facts
 from finetune.clip import IGNORED, ClipMaker, Clips, Rows, read_clip
 from finetune.dataset import Splits
 from finetune.figures import plot_confusion, plot_curves, plot_predictions
@@ -38,6 +39,7 @@ class Evaluation:
     labels: np.ndarray
     metrics: dict[str, float]  # {split_top1, split_top5, split_macro_f1, split_loss}
     computed: dict[str, Any]  # everything `finetune.metrics` knows, matrices too
+    clips_per_second: float
 
 
 def evaluate(trainer: VideoTrainer, splits: Splits) -> Evaluation | None:
@@ -62,6 +64,7 @@ def evaluate(trainer: VideoTrainer, splits: Splits) -> Evaluation | None:
             f"{split}_loss": float(loss),
         },
         computed=computed,
+        clips_per_second=output.metrics[f"{split}_samples_per_second"],
     )
 
 
