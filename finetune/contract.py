@@ -137,7 +137,7 @@ def _ask_plain_transformers(folder: Path, clips: list[np.ndarray]) -> list[dict[
     with tempfile.TemporaryDirectory(prefix="contract-") as name:
         place = Path(name)
         script = shutil.copy(_PLAIN_PROCESS, place)  # a script's own folder is where Python looks first
-        np.savez(place / "clips.npz", **{f"clip{i:03}": clip for i, clip in enumerate(clips)})
+        np.savez(place / "clips.npz", *clips)
         command = [sys.executable, script, folder.resolve(), place / "clips.npz", place / "answers.json"]
         try:
             done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=_FRESH_SECONDS)  # fmt: skip
