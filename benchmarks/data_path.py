@@ -18,167 +18,25 @@ import pstats
 import random
 import resource
 import statistics
-import subprocess
-import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
-import datasets
-import numpy as np
-import simplejpeg
 import torch
-from av.video.reformatter import VideoReformatter
 from material import KINDS, write_kind
-from peers import decode_all, docs_loop, with_decord, with_opencv, with_torchcodec
-from transformers import TimesformerVideoProcessor, VideoMAEImageProcessor
+from methods import DOCS, DOCS_BATCH, SIZE, TORCHCODEC, TORCHCODEC_BATCH, Method, decoders, pipelines
+from peers import docs_loop
+from prepared import Prepared
+from transformers import TimesformerVideoProcessor
 from transformers.trainer_utils import set_seed
 
-from data_prep.index import PacketIndex
-from data_prep.indexed import _decode, opened_bytes
 from data_prep.schema import STORES
-from data_prep.video import read_frames
 from finetune.batch import ClipTransform, collate
-from finetune.clip import ClipMaker, Clips, Rows, read_clip
+from finetune.clip import ClipMaker, Clips, read_clip
 from finetune.sampling import Sampling
 
 STRIDES = {"kinetics": 32, "720p": 32, "ucf101": 16, "ssv2": 4}
-SIZE = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
-Method = Callable[[str, list[int]], Any]
-
-
-class Prepared:
-    """The three stores of the same videos, by the name of the source's file."""
-
-    def __init__(self, folder: Path, videos: list[Path]):
-        listed = folder / "videos.csv"
-        lines = [f"videos/{path.name},{'even' if at % 2 == 0 else 'odd'}\n" for at, path in enumerate(videos)]
-        listed.write_text("path,label\n" + "".join(lines))
-        self.rows: dict[str, dict[str, tuple[Rows, int]]] = {}
-        self.bytes = {"files": sum(path.stat().st_size for path in videos)}
-        for store in STORES:
-            out = folder / store
-            if not out.exists():
-                subprocess.run(
-                    [sys.executable, "-m", "data_prep", str(listed), str(out), "--store", store, "--splits", "1", "0", "0", "--no_duplicates"],
-                    check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                )  # fmt: skip
-            split = datasets.load_from_disk(str(out))["train"]
-            rows = Rows(split)
-            self.rows[store] = {Path(name).stem: (rows, at) for at, name in enumerate(split["video_id"])}
-            if store != "files":
-                self.bytes[store] = sum(self._stored_bytes(rows[at]) for at in range(len(rows)))
-            self.split = split
-
-    @staticmethod
-    def _stored_bytes(row: dict[str, Any]) -> int:
-        if row.get("frames") is not None:
-            return sum(len(row["frames"][i]) for i in range(row["num_frames"]))
-        return len(row["video"]["bytes"])
-
-    def row(self, store: str, path: str) -> dict[str, Any]:
-        rows, at = self.rows[store][Path(path).stem]
-        return rows[at]
-
-
-def decoders(stores: Prepared, approximate: bool) -> dict[str, Method]:
-    def ours(store: str) -> Method:
-        cached: dict[str, dict[str, Any]] = {}
-
-        def read(path: str, indices: list[int]) -> np.ndarray:
-            row = cached.setdefault(path, stores.row(store, path))
-            return read_clip(row, indices).permute(0, 2, 3, 1).numpy()
-
-        return read
-
-    methods: dict[str, Method] = {
-        "docs' loop (PyAV from frame 0)": docs_loop,
-        "decode all (PySlowFast)": decode_all,
-        "decord": with_decord,
-        "torchcodec exact": with_torchcodec,
-        "OpenCV": with_opencv,
-        "this project, files": ours("files"),
-        "this project, files, no index": lambda path, indices: read_frames(Path(path).read_bytes(), indices),
-        "this project, clips": ours("clips"),
-        "this project, frames": ours("frames"),
-        "limit of FFmpeg, files": limit_of_video(stores, "files"),
-        "limit of FFmpeg, clips": limit_of_video(stores, "clips"),
-        "limit of libjpeg-turbo, frames": limit_of_jpeg(stores),
-    }
-    if approximate:
-        methods["torchcodec approximate"] = lambda path, indices: with_torchcodec(path, indices, "approximate")
-    return methods
-
-
-def limit_of_video(stores: Prepared, store: str) -> Method:
-    """What the decoder and the colour conversion alone take for the pictures that the wanted ones need."""
-    cached: dict[str, tuple[PacketIndex, bytes]] = {}
-
-    def read(path: str, indices: list[int]) -> None:
-        if path not in cached:
-            row = stores.row(store, path)
-            index = PacketIndex.from_bytes(row["packet_index"])
-            if index is not None:
-                cached[path] = index, row["video"]["bytes"] or Path(path).read_bytes()
-        converter = VideoReformatter()
-        index, data = cached[path]
-        with opened_bytes(data) as (pread, _):
-            for frame, _ in _decode(pread, index, indices):
-                converter.reformat(frame, format="rgb24", threads=1)
-
-    return read
-
-
-def limit_of_jpeg(stores: Prepared) -> Method:
-    cached: dict[str, list[bytes]] = {}
-    pixels = np.empty((512, 512 * 3), np.uint8)
-
-    def read(path: str, indices: list[int]) -> None:
-        if path not in cached:
-            row = stores.row("frames", path)
-            cached[path] = [row["frames"][i] for i in range(row["num_frames"])]
-        for i in indices:
-            simplejpeg.decode_jpeg(cached[path][i], buffer=pixels)
-
-    return read
-
-
-def pipelines(stores: Prepared, stride: int) -> dict[str, Method]:
-    """File to a batch of one clip, ready for the loader: training transforms of this project, the others' documented ones."""
-    images, videos = VideoMAEImageProcessor(**SIZE), TimesformerVideoProcessor(**SIZE, do_sample_frames=False)
-    maker = ClipMaker(8, ClipTransform(videos), Sampling("dense", stride))
-
-    def ours(store: str) -> Method:
-        def read(path: str, indices: list[int]) -> Any:
-            row, rows = stores.row(store, path), indices[0]
-            fixed = ClipMaker(8, maker.transform, _Fixed(indices))
-            return collate([fixed.training(row, torch.Generator().manual_seed(rows))])
-
-        return read
-
-    return {
-        "docs' loop + image processor": lambda path, indices: images(
-            list(docs_loop(path, indices)), return_tensors="pt"
-        ),
-        "torchcodec exact + video processor": lambda path, indices: videos(
-            torch.from_numpy(with_torchcodec(path, indices)).permute(0, 3, 1, 2), return_tensors="pt"
-        ),
-        **{f"this project, {store}": ours(store) for store in STORES},
-    }
-
-
-class _Fixed(Sampling):
-    """The indices that every method reads."""
-
-    def __init__(self, indices: list[int]):
-        super().__init__()
-        object.__setattr__(self, "indices", indices)
-
-    def training(self, *args: Any) -> list[int]:
-        return list(self.indices)  # type: ignore[attr-defined]
 
 
 def run(
@@ -242,12 +100,11 @@ def show(times: dict[str, list[tuple[float, float]]], base: str, second: str, ex
         )
 
 
-def measure_workers(stores: Prepared, rounds: int) -> None:
+def measure_workers(stores: Prepared, stride: int, rounds: int) -> None:
     """A loader with one process and with two, in turn: clips per second, the best of the rounds, and CPU time per clip."""
-    maker = ClipMaker(8, ClipTransform(TimesformerVideoProcessor(**SIZE)), Sampling("dense", 32))
+    maker = ClipMaker(8, ClipTransform(TimesformerVideoProcessor(**SIZE)), Sampling("dense", stride))
     for store in STORES:
-        clips = Clips(stores.split, maker, training=True)
-        clips.rows = next(iter(stores.rows[store].values()))[0]
+        clips = Clips(stores.splits[store], maker, training=True)
         repeated = torch.utils.data.ConcatDataset([clips] * (8 if store == "files" else 40))
         rates: dict[int, list[float]] = {1: [], 2: []}
         costs: dict[int, list[float]] = {1: [], 2: []}
@@ -272,15 +129,15 @@ def measure_workers(stores: Prepared, rounds: int) -> None:
         )
 
 
-def profile(stores: Prepared) -> None:
+def profile(stores: Prepared, stride: int) -> None:
     """Where the time goes in `read_clip`, by function."""
     for store in ("clips", "frames"):
-        rows = next(iter(stores.rows[store].values()))[0]
+        rows = stores.rows[store]
         cells = [rows[at] for at in range(len(rows))]
         with cProfile.Profile() as profiler:
             for start in range(10):
                 for row in cells:
-                    read_clip(row, [start + 32 * i for i in range(8)])
+                    read_clip(row, [start + stride * i for i in range(8)])
         print(store)
         pstats.Stats(profiler).sort_stats("tottime").print_stats(8)
 
@@ -301,10 +158,10 @@ def main() -> None:
     paths = write_kind(options.folder, options.work / kind / "videos", kind, options.clips)
     stores = Prepared(options.work / kind, paths)
     if options.workers:
-        measure_workers(stores, options.rounds)
+        measure_workers(stores, stride, options.rounds)
         return
     if options.profile:
-        profile(stores)
+        profile(stores, stride)
         return
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
     torch.set_num_threads(1)
@@ -313,12 +170,12 @@ def main() -> None:
     print(
         f"{kind}: {len(paths)} clips, 8 frames {stride} apart, {options.rounds} rounds; bytes: {sizes} times the files'"
     )
-    methods = decoders(stores, approximate=True)
+    methods = decoders(stores, paths)
     exact = check(methods, stores, paths, num_frames, stride)
     times = run(methods, paths, num_frames, stride, options.rounds)
-    show(times, "docs' loop (PyAV from frame 0)", "torchcodec exact", exact)
-    whole = run(pipelines(stores, stride), paths, num_frames, stride, options.rounds)
-    show(whole, "docs' loop + image processor", "torchcodec exact + video processor", {})
+    show(times, DOCS, TORCHCODEC, exact)
+    whole = run(pipelines(stores), paths, num_frames, stride, options.rounds)
+    show(whole, DOCS_BATCH, TORCHCODEC_BATCH, {})
 
 
 if __name__ == "__main__":

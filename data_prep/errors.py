@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 class UserError(Exception):
     """Wrong usage or input. The message says what was got, what was expected, and what to do."""
 
+    exit_code = 2
+
 
 # Errors of the system that a user can mend: full disk, permissions, unusable names.
 _NOT_OUR_FAULT = {
@@ -64,7 +66,7 @@ def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:
             if os.environ.get("RANK", "0") == "0":
                 print(f"error: {_message(error)}", file=sys.stderr)
             _tell_launcher(_message(error))
-            return 2
+            return error.exit_code if isinstance(error, UserError) else 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130

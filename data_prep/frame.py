@@ -55,12 +55,12 @@ class Clock:
     """Seconds of each frame in delivery order since the first, never decreasing.
 
     By timestamp until one does not increase (packed B-frames, joined files); from there by the frame's number and the
-    claimed `fps`, which also serves where there are no timestamps.
+    claimed `fps` (1/s), which also serves where there are no timestamps.
     """
 
     def __init__(self, time_base: Any, fps: float | None):
         self.time_base = time_base
-        self.fps = fps if fps and 0.1 <= fps <= 1000 else None
+        self.fps = fps
         self.first: int | None = None
         self.now, self.trusted = -1.0, bool(time_base)
 

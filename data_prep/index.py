@@ -90,11 +90,8 @@ class PacketIndex:
         return [(self._packets(int(self.entries[number, 0]), run), run) for number, run in sorted(runs.items())]
 
     def _packets(self, first: int, run: dict[int, int]) -> list[int]:
-        last = max(run)
-        needed = ~self.disposable[first : last + 1]
-        needed[np.fromiter(run, np.int64, len(run)) - first] = True
-        packets: list[int] = (np.flatnonzero(needed) + first).tolist()
-        return packets
+        disposable = self.disposable[first : max(run) + 1].tolist()
+        return [packet for packet, left_out in enumerate(disposable, first) if packet in run or not left_out]
 
     def to_bytes(self) -> bytes:
         """For a dataset's cell: about 3 bytes a frame."""

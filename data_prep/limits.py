@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MAX_PIXELS = 8192 * 4352  # per frame; an 8K frame fits. A 200-byte GIF may claim 16000 x 16000 and cost 2 GB.
 MAX_FRAMES = 1_000_000  # 9 hours at 30 frames per second
+MAX_FRAME_RATE = 1000.0  # 1/s; what claims to be faster claims nonsense
 MAX_STORED_BYTES = 1 << 30  # of one video's pictures; an Arrow cell ends at 2 GiB
 MAX_INDEX_BYTES = 1 << 20  # of one video's packet index, about three hours; a thousand lie in one Arrow batch
 MAX_BAD_PACKETS = 0.2  # share of the packets

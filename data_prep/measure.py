@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from data_prep.frame import Frame
 from data_prep.images import FrameFolder, Picture
 from data_prep.labeled import Span
-from data_prep.limits import MAX_BAD_PACKETS, MAX_FRAMES, VideoError
+from data_prep.limits import MAX_BAD_PACKETS, MAX_FRAME_RATE, MAX_FRAMES, VideoError
 
 if TYPE_CHECKING:
     from data_prep.video import VideoFile
@@ -113,7 +113,7 @@ class Measure:
         """Frames per second, 1/s: from the span of the timestamps, else what the container claims, else None.
 
         The span is right for packed B-frames too, whose timestamps are a permutation of the right ones. It is wrong
-        where timestamps start again in mid-stream, and then they repeat.
+        where timestamps start again in mid-stream, and then they repeat. An AVI's timestamps are its header's claim.
         """
         if isinstance(self.video, FrameFolder):
             return None
@@ -121,6 +121,6 @@ class Measure:
         time_base = self.video.stream.time_base
         if len(set(pts)) == self.num_frames and time_base:
             span = float((max(pts) - min(pts)) * time_base)
-            if span > 0:
+            if span > 0 and (self.num_frames - 1) / span <= MAX_FRAME_RATE:
                 return (self.num_frames - 1) / span
         return self.video.fps

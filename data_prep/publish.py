@@ -31,7 +31,9 @@ def publish(directory: Path, repo_id: str, private: bool, summary: dict[str, Any
     try:
         patiently(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
         patiently(lambda: dataset.push_to_hub(repo_id, embed_external_files=True))
-        card = patiently(lambda: DatasetCard.load(repo_id))  # with the columns and files that push_to_hub has written there
+        card = patiently(
+            lambda: DatasetCard.load(repo_id)
+        )  # with the columns and files that push_to_hub has written there
         card.text = card_text(repo_id, summary)
         card.data.task_categories = ["video-classification"]
         card.data.tags = ["video"]

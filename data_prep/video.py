@@ -34,7 +34,7 @@ from data_prep.index import IndexMaker, PacketIndex, Picture0
 from data_prep.indexed import StaleIndex, opened_bytes, read_indexed, told
 from data_prep.known import Key, key_of, known_index, remember
 from data_prep.labeled import Span
-from data_prep.limits import TIME_LIMIT_SECONDS, VideoError, check_size
+from data_prep.limits import MAX_FRAME_RATE, TIME_LIMIT_SECONDS, VideoError, check_size
 from data_prep.measure import Measure, VideoInfo, frames_of_span
 
 EXTENSIONS = frozenset(
@@ -57,7 +57,8 @@ class VideoFile:
         self.time_limit, self.deadline = time_limit, time.monotonic() + time_limit
         self.codec: str = stream.codec_context.name
         claimed = stream.average_rate or stream.guessed_rate
-        self.fps = float(claimed) if claimed else None  # a claim; None where there is none
+        # A claim; None where there is none that can be believed.
+        self.fps = float(claimed) if claimed and 0.1 <= claimed <= MAX_FRAME_RATE else None
         # Also a claim; 0 where there is none.
         self.claimed_frames: int = stream.frames or round((container.duration or 0) / av.time_base * (self.fps or 0))
         self.pts: list[int] = []  # of the frames so far

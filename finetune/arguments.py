@@ -16,10 +16,22 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from data_prep.errors import UserError
 from data_prep.workers import available_cores
+from finetune.learning import LearningArguments, check_learning
 from finetune.modeling import ATTENTION_TYPES
 from finetune.sampling import STRATEGIES
+from finetune.views import Views
 
-DEMO_RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
+RECIPES = Path(__file__).parent / "recipes"
+_NO_RECIPE = "none"
+# A setting of the command line takes these of the recipe with it, which would contradict it.
+_REPLACES = {
+    "crop_scale": ("short_side_jitter",),
+    "short_side_jitter": ("crop_scale",),
+    "sampling": ("frame_stride",),
+    "eval_strategy": ("early_stopping_patience",),
+    "linear_probe": ("freeze_blocks", "lora_rank", "ema_decay"),
+}
+SMALL_DATA = 2000  # training videos up to which small_data.yaml gives the defaults
 
 
 @dataclass
@@ -39,6 +51,8 @@ class DataArguments:
     auto_augment: Literal["randaugment", "trivialaugment"] | None = field(default=None, metadata={"help": "torchvision's RandAugment or TrivialAugment for training clips, the same for all frames of a clip."})  # fmt: skip
     random_erasing: float = field(default=0.0, metadata={"help": "Probability that a rectangle of a training clip is blanked, in all its frames."})  # fmt: skip
     short_side_jitter: list[int] | None = field(default=None, metadata={"help": "Smallest and largest short side (px) a training clip is resized to before its random crop. Default: the authors' 256 320 for a crop of 224, in proportion to the crop."})  # fmt: skip
+    inverse_jitter: bool = field(default=False, metadata={"help": "Draw the short side so that its inverse is uniform, as the authors do on Something-Something v2: small ones come more often."})  # fmt: skip
+    eval_views: str = field(default="1x1", metadata={"help": "Views of each video in the final evaluation, clips x crops, averaged: 1x3 and 10x3 are the papers'. During training it is one, always."})  # fmt: skip
     demo_videos_per_class: int | None = field(default=None, metadata={"help": "First write this many demonstration videos of each class beside DATASET_NAME and prepare them as that dataset."})  # fmt: skip
 
 
@@ -53,6 +67,8 @@ class ModelArguments:
     image_size: list[int] | None = field(default=None, metadata={"help": "Side of the square crop, or its height and width (px). Default: the checkpoint's. The position embeddings are resized (bicubic)."})  # fmt: skip
     attention_type: str | None = field(default=None, metadata={"choices": list(ATTENTION_TYPES), "help": "Attention scheme. Default: the checkpoint's; divided_space_time from an image model."})  # fmt: skip
     attn_implementation: str | None = field(default=None, metadata={"help": "How attention is computed: eager, sdpa (default), flash_attention_2, flex_attention."})  # fmt: skip
+    image_mean: list[float] | None = field(default=None, metadata={"help": "Mean of red, green and blue, 0 to 1, that clips are normalised by. Default: the checkpoint's."})  # fmt: skip
+    image_std: list[float] | None = field(default=None, metadata={"help": "Likewise the standard deviation."})
     input_channel_order: str = field(default="rgb", metadata={"choices": ["rgb", "bgr"], "help": "Of the frames the checkpoint was trained on; the authors' Something-Something v2 ones saw bgr. Frames here are RGB either way."})  # fmt: skip
     drop_path_rate: float = field(default=0.0, metadata={"help": "Stochastic depth of the last block, less in earlier ones; 0.1 in the authors' recipes."})  # fmt: skip
     head_dropout: float = field(default=0.0, metadata={"help": "Dropout before the head."})
@@ -63,7 +79,10 @@ class ModelArguments:
     )
 
 
-METRICS = ("top1", "top5", "macro_f1", "loss")  # of validation, to choose the best checkpoint by
+# Of validation, to choose the best checkpoint by; the second of several labels per video.
+BEST_OF_ONE = ("top1", "top5", "mean_class_accuracy", "macro_f1", "weighted_f1", "loss")
+BEST_OF_SEVERAL = ("mean_average_precision", "macro_f1", "micro_f1", "subset_accuracy", "loss")
+METRICS = tuple(dict.fromkeys([*BEST_OF_ONE, *BEST_OF_SEVERAL]))
 
 
 def default_workers() -> int:
@@ -83,7 +102,7 @@ class FinetuningArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When a checkpoint is saved: no, steps, epoch or best."})  # fmt: skip
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best one."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the checkpoint that was best on validation."})  # fmt: skip
-    metric_for_best_model: str | None = field(default="top1", metadata={"help": "Validation metric that says which checkpoint is best: top1, top5, macro_f1 or loss."})  # fmt: skip
+    metric_for_best_model: str | None = field(default="top1", metadata={"help": "Validation metric that says which checkpoint is best: top1, top5, mean_class_accuracy, macro_f1, weighted_f1 or loss; of several labels per video mean_average_precision (then the default), macro_f1, micro_f1, subset_accuracy or loss."})  # fmt: skip
     logging_steps: float = field(default=10, metadata={"help": "Log every this many steps."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the logs."})
     report_to: str = field(default="tensorboard", metadata={"help": "Where logs go: tensorboard, wandb, trackio, ..., none."})  # fmt: skip
@@ -100,17 +119,19 @@ class FinetuningArguments(TrainingArguments):
             self.resume_from_checkpoint = None
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
+        self.restore_callback_states_from_checkpoint = True  # how patient early stopping still is
         if self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         super().__post_init__()
 
 
-Arguments = tuple[DataArguments, ModelArguments, FinetuningArguments]
+Arguments = tuple[DataArguments, ModelArguments, LearningArguments, FinetuningArguments]
 
 # Always in a run's recipe.yaml, given or not: what another person needs to repeat the run.
 _RECIPE_KEYS = (
     "model_name_or_path", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "label_smoothing_factor", "seed",
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "weight_decay_on", "optim",
+    "label_smoothing_factor", "seed",
 )  # fmt: skip
 # Never in it: where this run lay, and what says nothing about the model.
 _PRIVATE_KEYS = (
@@ -125,8 +146,10 @@ class Settings:
 
     data: DataArguments
     model: ModelArguments
+    learning: LearningArguments
     training: FinetuningArguments
     recipe: dict[str, Any]
+    config: str | None = None  # the name or file it came from
 
 
 class _Parser(HfArgumentParser):
@@ -134,28 +157,40 @@ class _Parser(HfArgumentParser):
         raise UserError(f"{message}. Run with --help to see every flag.")
 
 
-def parse_arguments(argv: list[str]) -> Settings:
-    """Settings from the command line `argv` over those of `--config FILE` over the defaults. Raises `UserError`.
+def parse_arguments(argv: list[str], recipe: str | None = None) -> Settings:
+    """Settings from the command line `argv` over those of `--config` (a shipped recipe's name, or a file) over the
+    defaults. `recipe` is a shipped one's name that stands in where the command line names none. Raises `UserError`.
 
     Without `--dataset_name` on either, the demonstration's recipe gives the defaults.
     """
     parser = _Parser(
-        (DataArguments, ModelArguments, FinetuningArguments),
+        (DataArguments, ModelArguments, LearningArguments, FinetuningArguments),
         prog="finetune/run.py",
         description="Fine-tune TimeSformer on a dataset of videos.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", help="YAML file of settings, one flat list; the command line wins over it.")
+    parser.add_argument("--config", help=f"Settings, over which the command line wins: a recipe of this project ({', '.join(recipe_names())}), a YAML file with one flat list, or none.")  # fmt: skip
     arguments, config = _parse(parser, argv)
-    if config is not None:
-        argv = _recipe_arguments(Path(config), parser) + argv
+    config = config or recipe
+    if config not in (None, _NO_RECIPE):
+        argv = _recipe_arguments(recipe_path(config), parser, argv) + argv
         arguments, _ = _parse(parser, argv)
     if not arguments[0].dataset_name:
         print("no --dataset_name given: running the embedded demonstration")
-        argv = _recipe_arguments(DEMO_RECIPE, parser) + argv
+        argv = _recipe_arguments(RECIPES / "demo.yaml", parser, argv) + argv
         arguments, _ = _parse(parser, argv)
     _check(*arguments)
-    return Settings(*arguments, _recipe(arguments, argv, parser))
+    return Settings(*arguments, _recipe(arguments, argv, parser), config)
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def recipe_path(config: str) -> Path:
+    """The file that `--config` means."""
+    shipped = RECIPES / f"{config}.yaml"
+    return shipped if shipped.is_file() and not Path(config).is_file() else Path(config)
 
 
 def _recipe(arguments: Arguments, argv: list[str], parser: _Parser) -> dict[str, Any]:
@@ -184,7 +219,7 @@ def _plain(value: Any) -> Any:
 
 def _parse(parser: _Parser, argv: list[str]) -> tuple[Arguments, str | None]:
     try:
-        data, model, training, extra, unknown = parser.parse_args_into_dataclasses(
+        data, model, learning, training, extra, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
         )
     except (ValueError, TypeError, ImportError) as error:  # TrainingArguments' own checks
@@ -194,15 +229,17 @@ def _parse(parser: _Parser, argv: list[str]) -> tuple[Arguments, str | None]:
         close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
         hint = f" Did you mean {close[0]}?" if close else " Run with --help to see every flag."
         raise UserError(f"unknown argument {unknown[0]}.{hint}")
-    return (data, model, training), extra.config
+    return (data, model, learning, training), extra.config
 
 
-def _recipe_arguments(path: Path, parser: _Parser) -> list[str]:
-    """A recipe as command-line words, so that one parser checks both."""
+def _recipe_arguments(path: Path, parser: _Parser, argv: list[str]) -> list[str]:
+    """A recipe as command-line words, so that one parser checks both, without what `argv` replaces."""
+    given = {word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")}
+    replaced = {name for key in given for name in _REPLACES.get(key, ())}
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--config {path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"--config {path} cannot be read ({error.strerror}): expected a YAML file, or one of {', '.join(recipe_names())}.") from error  # fmt: skip
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(recipe, dict):
@@ -215,7 +252,7 @@ def _recipe_arguments(path: Path, parser: _Parser) -> list[str]:
             raise UserError(f"--config {path}: unknown key {key!r}.{f' Did you mean {close[0]!r}?' if close else ''}")
         if value is False and key.endswith("_strategy"):
             value = "no"  # which YAML reads as False
-        if value is not None:
+        if value is not None and key not in replaced:
             words += [f"--{key}", *_words(value)]
     return words
 
@@ -226,7 +263,9 @@ def _words(value: Any) -> list[str]:
     return [json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
-def _check(data: DataArguments, model: ModelArguments, training: FinetuningArguments) -> None:
+def _check(
+    data: DataArguments, model: ModelArguments, learning: LearningArguments, training: FinetuningArguments
+) -> None:
     if not model.model_name_or_path:
         raise UserError("--model_name_or_path is missing: give a TimeSformer checkpoint, as facebook/timesformer-base-finetuned-k400, an image transformer, or timesformer-tiny.")  # fmt: skip
     if not training.output_dir:
@@ -259,6 +298,17 @@ def _check(data: DataArguments, model: ModelArguments, training: FinetuningArgum
     for name, least in (("seed", 0), ("per_device_train_batch_size", 1), ("per_device_eval_batch_size", 1)):
         if getattr(training, name) < least:
             raise UserError(f"--{name} is {getattr(training, name)}, expected at least {least}.")
+    for name in ("image_mean", "image_std"):
+        values = getattr(model, name)
+        if values is not None and (len(values) != 3 or not all(0 <= value <= 1 for value in values)):
+            raise UserError(f"--{name} is {values}: expected three numbers from 0 to 1, as 0.45 0.45 0.45.")
+    if model.image_std is not None and 0 in model.image_std:
+        raise UserError("--image_std holds a 0, by which nothing can be divided.")
+    check_learning(learning)
+    if learning.early_stopping_patience is not None and not training.load_best_model_at_end:
+        raise UserError("--early_stopping_patience needs evaluations and the best checkpoint: leave out --eval_strategy no and --load_best_model_at_end false.")  # fmt: skip
+    if data.streaming and (learning.sampler != "random" or learning.repeated_augmentation > 1 or learning.linear_probe):
+        raise UserError("--streaming reads videos in the order they come: leave out --sampler, --repeated_augmentation and --linear_probe.")  # fmt: skip
     _check_clips(data)
     jitter = data.short_side_jitter
     if jitter is not None and (len(jitter) != 2 or jitter[0] > jitter[1]):
@@ -268,6 +318,7 @@ def _check(data: DataArguments, model: ModelArguments, training: FinetuningArgum
 
 
 def _check_clips(data: DataArguments) -> None:
+    Views.parse(data.eval_views)
     if data.streaming and (data.test_fold is not None or data.demo_videos_per_class):
         raise UserError("--streaming is for Parquet files with splits, not for folds or the demonstration.")
     if (data.sampling == "dense") != (data.frame_stride is not None):

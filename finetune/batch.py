@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.data import default_collate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from transformers import TimesformerVideoProcessor
@@ -33,6 +34,7 @@ class Augmentation:
     """What training does to a clip beside sampling it. Each part is drawn once a clip.
 
     `short_side_jitter`: smallest and largest short side (px) before the random crop; None: the authors', in proportion.
+    With `inverse_jitter` its inverse is uniform, not itself.
     `crop_scale`: instead, smallest and largest share of the picture's area that a random resized crop takes.
     `color_jitter`: largest relative change of brightness, contrast and saturation. `auto_augment`: one of
     `AUTO_AUGMENTS`. `random_erasing`: the probability of a rectangle without content.
@@ -44,6 +46,7 @@ class Augmentation:
     color_jitter: float = 0.0
     auto_augment: str | None = None
     random_erasing: float = 0.0
+    inverse_jitter: bool = False
 
 
 class ClipTransform:
@@ -96,14 +99,21 @@ class ClipTransform:
         words += [f"random erasing {done.random_erasing:g}"] if done.random_erasing else []
         return ", ".join(words)
 
+    def _short_side(self, generator: torch.Generator) -> int:
+        low, high = self.short_side_jitter
+        if (
+            self.augmentation.inverse_jitter
+        ):  # facebookresearch/TimeSformer, datasets/transform.py: inverse_uniform_sampling
+            return round(1 / (1 / high + (1 / low - 1 / high) * _random(generator)))
+        return int(torch.randint(low, high + 1, (1,), generator=generator))
+
     def box(self, size: tuple[int, int], generator: torch.Generator) -> Box:
         """The random crop of frames of `size`, px: drawn before they are read, so that nothing else is copied or resized."""
         height, width = size
         if self.augmentation.crop_scale is not None:
             box = _resized_box(height, width, self.augmentation.crop_scale, generator)
         else:
-            low, high = self.short_side_jitter
-            short_side = max(int(torch.randint(low, high + 1, (1,), generator=generator)), *self.crop)
+            short_side = max(self._short_side(generator), *self.crop)
             scale = min(height, width) / short_side
             box = (round(self.crop[0] * scale), round(self.crop[1] * scale))
         box_height, box_width = (max(1, min(side, limit)) for side, limit in zip(box, (height, width)))
@@ -149,13 +159,14 @@ def normalise(pixels: torch.Tensor, processor: TimesformerVideoProcessor) -> tor
 def collate(clips: list[dict[str, Any]]) -> dict[str, Any]:
     """`pixel_values` uint8 `(batch, num_frames, 3, crop, crop)` and `labels` int64 `(batch,)`.
 
-    Where videos could not be read, also `unreadable`: (video_id, reason) of each.
+    Labels of videos with several each are float32 `(batch, num_labels)`. Where videos could not be read, also `unreadable`: (video_id, reason) of each.
     """
-    # Stacked with the channels last, as decoders give them: a reordering would cost more than all the copying.
-    pixels = torch.stack([clip["pixel_values"].permute(0, 2, 3, 1) for clip in clips])
+    # Stacked with the channels last, as decoders give them: a reordering would cost more than all the copying. In a
+    # worker, torch's own collation stacks in the memory that is shared with the main process: a copy less.
+    pixels = default_collate([clip["pixel_values"].permute(0, 2, 3, 1) for clip in clips])
     batch = {
         "pixel_values": pixels.permute(0, 1, 4, 2, 3),
-        "labels": torch.tensor([clip["labels"] for clip in clips]),
+        "labels": torch.stack([torch.as_tensor(clip["labels"]) for clip in clips]),
     }
     unreadable = [clip["unreadable"] for clip in clips if "unreadable" in clip]
     return batch | {"unreadable": unreadable} if unreadable else batch

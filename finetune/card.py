@@ -40,6 +40,7 @@ class CardFacts:
     split: str  # the one that was evaluated
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]  # 95 %, of the metrics that have one
+    resampled: str  # videos or groups: what the intervals are over
     per_class: dict[str, list[float]]
     confusion: list[list[int]]  # rows: true
     protocol: str
@@ -48,6 +49,7 @@ class CardFacts:
     width: int
     attention_type: str
     is_plain: bool  # whether transformers alone gives the same
+    is_multi_label: bool
     num_parameters: int
     megabytes: float  # of the weights' files
     augmentation: str
@@ -58,7 +60,6 @@ class CardFacts:
     seconds: float  # all of the run
     training_seconds: float | None
     device: str
-    clips_per_second: float | None  # of the evaluation, reading included
     code: str  # version or commit of this project
     curve: list[dict[str, float]]  # epoch, loss, eval_loss, eval_top1, where measured
     chosen_on_validation: bool  # whether the checkpoint is the best of several

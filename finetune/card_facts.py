@@ -18,6 +18,7 @@ from data_prep.workers import available_cores
 from finetune.arguments import Settings
 from finetune.card import CardFacts
 from finetune.dataset import Splits
+from finetune.evaluation import MULTI_LABEL
 from finetune.modeling import is_plain
 from finetune.named_models import NAMED_MODELS
 
@@ -30,7 +31,7 @@ def collect_facts(
     hub_model_id: str | None,
     seconds: float,
 ) -> CardFacts:
-    """The facts of a finished run; `evaluation` is `finetune.report.Evaluation` or None."""
+    """The facts of a finished run; `evaluation` is `finetune.evaluation.Evaluation` or None."""
     name = (hub_model_id or Path(trainer.args.output_dir).name).rpartition("/")[2]
     return CardFacts(
         name=name,
@@ -48,7 +49,7 @@ def collect_facts(
         **_data_facts(splits),
         **_model_facts(trainer),
         **_training_facts(trainer),
-        **_evaluation_facts(trainer, evaluation),
+        **_evaluation_facts(evaluation),
     )
 
 
@@ -85,6 +86,7 @@ def _model_facts(trainer: Any) -> dict[str, Any]:
         "width": crop["width"],
         "attention_type": config.attention_type,
         "is_plain": is_plain(config),
+        "is_multi_label": config.problem_type == MULTI_LABEL,
         "num_parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "megabytes": sum(path.stat().st_size for path in weights) / 1e6,
     }
@@ -105,39 +107,30 @@ def _training_facts(trainer: Any) -> dict[str, Any]:
     }
 
 
-def _evaluation_facts(trainer: Any, evaluation: Any) -> dict[str, Any]:
-    maker, config = trainer.train_dataset.maker, trainer.model.config
-    crop = trainer.processing_class.crop_size
-    unreadable = "; those that could not be read any more count as wrong in top-1 and top-5"
-    measured = evaluation.metrics if evaluation else {}
+def _evaluation_facts(evaluation: Any) -> dict[str, Any]:
+    if evaluation is None:
+        nothing: dict[str, Any] = {"metrics": {}, "intervals": {}, "resampled": "", "per_class": {}, "confusion": []}
+        return nothing | {"split": "", "protocol": ""}
     return {
-        "split": evaluation.split if evaluation else "",
-        "metrics": {name: value for name, value in measured.items() if not name.endswith("_interval")},
-        "intervals": {
-            name.removesuffix("_interval"): tuple(value)
-            for name, value in measured.items()
-            if name.endswith("_interval")
-        },
-        "per_class": evaluation.computed["per_class"] if evaluation else {},
-        "confusion": evaluation.computed["confusion_matrix"] if evaluation else [],
-        "clips_per_second": evaluation.clips_per_second if evaluation else None,
-        "protocol": (
-            f"one clip per video ({maker.sampling.in_evaluation(config.num_frames)}), one centre crop of "
-            f"{crop['height']}x{crop['width']} px, every video of the split counted once{unreadable if trainer.unreadable else ''}"
-        ),
+        "split": evaluation.split,
+        "metrics": evaluation.metrics,
+        "intervals": evaluation.intervals,
+        "resampled": evaluation.resampled,
+        "per_class": evaluation.computed["per_class"],
+        "confusion": evaluation.computed.get("confusion_matrix", []),  # none of several labels per video
+        "protocol": evaluation.protocol,
     }
 
 
 def code_version(root: Path) -> str:
     """The commit of this project's checkout, or its version where it is installed from a package."""
-    version = f"version {importlib.metadata.version('timesformer-finetuning')}"
     if not (root / ".git").exists():
-        return version
+        return f"version {importlib.metadata.version('timesformer-finetuning')}"
     try:
         commit = _git(root, "rev-parse", "HEAD")
         changed = _git(root, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):  # no git, or a checkout of another user, which it will not read
-        return version
+        return "a checkout of an unknown commit"
     return f"commit {commit}{' and changes that are not committed' if changed else ''}"
 
 
@@ -175,8 +168,10 @@ def _dataset_name(name: str) -> str:
 
 def _count(rows: Any, labels: list[str]) -> dict[str, int]:
     counts = dict.fromkeys(labels, 0)
-    for label in rows["label"]:
-        counts[labels[label]] += 1
+    several = "labels" in rows.column_names
+    for numbers in rows["labels"] if several else ([number] for number in rows["label"]):
+        for number in numbers:
+            counts[labels[number]] += 1
     return counts
 
 

@@ -103,13 +103,17 @@ _LAZY = {"frames": _Frames, "video": _video}
 
 @dataclass(frozen=True)
 class ClipMaker:
-    """Rows -> `pixel_values` uint8 `(num_frames, 3, crop, crop)` and `labels`."""
+    """Rows -> `pixel_values` uint8 `(num_frames, 3, crop, crop)` and `labels`.
+
+    Of rows with several labels (`labels`, ids), these are float32 `(num_labels,)` of 0 and 1, or all `IGNORED`.
+    """
 
     num_frames: int
     transform: ClipTransform
     sampling: Sampling = field(default_factory=Sampling)
     on_bad_video: OnBadVideo = "stop"
     watch: Watch | None = None
+    num_labels: int = 0  # needed for rows with several labels
 
     def training(self, row: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
         """A random clip: a function of the row and the generator."""
@@ -122,6 +126,16 @@ class ClipMaker:
         """The clip that a model trained with this sampling is shown."""
         clip = self._read(row, self.evaluated(row))
         return self._sample(row, clip if isinstance(clip, str) else self.transform.evaluate(clip))
+
+    def evaluation_clips(self, row: dict[str, Any], num_clips: int) -> list[torch.Tensor] | str:
+        """The frames of `num_clips` clips, each uint8 `(num_frames, 3, height, width)`, or why there are none."""
+        clips = self.sampling.evaluation(self._frames(row), self.num_frames, num_clips)
+        wanted = sorted({number for clip in clips for number in clip})
+        frames = self._read(row, wanted)
+        if isinstance(frames, str):
+            return frames
+        at = {number: position for position, number in enumerate(wanted)}
+        return [frames[[at[number] for number in clip]] for clip in clips]
 
     def evaluated(self, row: dict[str, Any]) -> list[int]:
         """Frame numbers of the clip of `evaluation`."""
@@ -148,21 +162,30 @@ class ClipMaker:
 
     def _sample(self, row: dict[str, Any], clip: torch.Tensor | str) -> dict[str, Any]:
         if not isinstance(clip, str):
-            return {"pixel_values": clip, "labels": row["label"]}
+            return {"pixel_values": clip, "labels": self._labels(row)}
         # Its place in the batch stays, without a say in the loss: no other video comes instead.
         nothing = torch.zeros((self.num_frames, 3, *self.transform.crop), dtype=torch.uint8)
-        return {"pixel_values": nothing, "labels": IGNORED, "unreadable": (row["video_id"], clip)}
+        ignored = torch.full_like(self._labels(row), IGNORED) if "labels" in row else IGNORED
+        return {"pixel_values": nothing, "labels": ignored, "unreadable": (row["video_id"], clip)}
+
+    def _labels(self, row: dict[str, Any]) -> Any:
+        if "labels" not in row:
+            return row["label"]
+        present = torch.zeros(self.num_labels)
+        present[row["labels"]] = 1
+        return present
 
 
 class Clips(Dataset):
     """One clip of each video of a split, made by a `ClipMaker`.
 
     In training, frames and augmentation are a function of (seed, epoch, index) alone: workers, their number and
-    resuming do not change them.
+    resuming do not change them. Indices from the number of videos on are further clips of the same videos.
     """
 
     def __init__(self, rows: Any, maker: ClipMaker, training: bool, seed: int = 0):
         self.rows, self.maker, self.training, self.seed = Rows(rows), maker, training, seed
+        self._table = rows
         # Shared memory, because accelerate does not pass the epoch on to workers that persist or to a resumed epoch.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
@@ -172,8 +195,12 @@ class Clips(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def labels(self) -> list[int]:
+        """Of every video, in order."""
+        return list(self._table["label"])
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[int(index)]
+        row = self.rows[int(index) % len(self.rows)]
         if not self.training:
             return self.maker.evaluation(row)
         return self.maker.training(row, generator_for(self.seed, int(self._epoch), int(index)))

@@ -22,7 +22,8 @@ from data_prep.limits import VideoError
 from data_prep.video import probe_times, read_frames
 from data_prep.workers import available_cores
 from finetune.batch import ClipTransform, normalise
-from finetune.clip import IGNORED, ClipMaker, Rows, read_clip
+from finetune.clip import ClipMaker, Rows, read_clip
+from finetune.evaluation import MULTI_LABEL, Evaluation
 from finetune.modeling import TimesformerForVideoClassification, is_plain
 from finetune.sampling import Sampling
 from finetune.weights import load_checkpoint
@@ -54,14 +55,14 @@ def check(folder: Path, given: Clips | None = None) -> str:
     model, processor = load_checkpoint(str(folder))
     given = given or Clips(drawn_clips(model.config.num_frames, processor))
     logits = _our_logits(model, processor, given.clips)
-    problem = _unlike_training(logits, given)
+    problem = _unlike_training(_scores(logits, model.config.problem_type), given)
     if is_plain(model.config):
         answers = _ask_plain_transformers(folder, given.clips)
         problem = problem or _unlike_ours(answers, logits, model.config)
         said = f"transformers {transformers.__version__} alone gives the same predictions"
     else:
         classify = pipeline("video-classification", model=model, video_processor=processor)
-        answers = [_pipeline_scores(classify, clip, model.config.num_labels) for clip in given.clips]
+        answers = [_pipeline_scores(classify, clip, model.config) for clip in given.clips]
         problem = problem or _unlike_ours(answers, logits, model.config)
         said = f"transformers has no right {model.config.attention_type} of this shape; our class, loaded anew, gives the same predictions"  # fmt: skip
     if problem:
@@ -76,19 +77,27 @@ def drawn_clips(num_frames: int, processor: TimesformerVideoProcessor, count: in
     for seed in range(count):
         tiles = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
         picture = tiles.repeat(height // 8 + 1, 0).repeat(width // 8 + 1, 1)
-        steps = (np.linspace(0, height // 9, num_frames).astype(int), np.linspace(0, width // 9, num_frames).astype(int))
+        steps = (
+            np.linspace(0, height // 9, num_frames).astype(int),
+            np.linspace(0, width // 9, num_frames).astype(int),
+        )
         clips.append(np.stack([picture[y : y + height, x : x + width] for y, x in zip(*steps)]))
     return clips
 
 
-def measured_clips(evaluation: Any, maker: ClipMaker, mixed_precision: bool, at_most: int = 3) -> Clips | None:
-    """Of the first videos that a `finetune.report.Evaluation` could read, what it measured on them; None without any."""
+def measured_clips(
+    evaluation: Evaluation | None, maker: ClipMaker, mixed_precision: bool, at_most: int = 3
+) -> Clips | None:
+    """The clips of the first videos that an evaluation could read, and what it measured where that was one view of each;
+    None without an evaluation.
+    """
     if evaluation is None:
         return None
-    chosen = [i for i, label in enumerate(evaluation.labels) if label != IGNORED][:at_most]
+    chosen = np.flatnonzero(evaluation.readable)[:at_most]
     rows = Rows(evaluation.rows)
     clips = [read_clip(rows[i], maker.evaluated(rows[i])).permute(0, 2, 3, 1).numpy() for i in chosen]
-    return Clips(clips, evaluation.scores[chosen], MIXED_SCORES_WITHIN if mixed_precision else SCORES_WITHIN)
+    measured = evaluation.scores[chosen] if evaluation.view_scores.shape[1] == 1 else None
+    return Clips(clips, measured, MIXED_SCORES_WITHIN if mixed_precision else SCORES_WITHIN)
 
 
 def clip_of(video: str, folder: Path) -> np.ndarray:
@@ -117,11 +126,13 @@ def _our_logits(
 
 
 def _scores(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
-    return logits.sigmoid() if problem_type == "multi_label_classification" else logits.softmax(-1)
+    return logits.sigmoid() if problem_type == MULTI_LABEL else logits.softmax(-1)
 
 
-def _pipeline_scores(classify: Any, clip: np.ndarray, num_labels: int) -> dict[str, Any]:
-    return {"scores": {score["label"]: score["score"] for score in classify(clip, top_k=num_labels)}}
+def _pipeline_scores(classify: Any, clip: np.ndarray, config: Any) -> dict[str, Any]:
+    function = "sigmoid" if config.problem_type == MULTI_LABEL else "softmax"
+    scores = classify(clip, top_k=config.num_labels, function_to_apply=function)
+    return {"scores": {score["label"]: score["score"] for score in scores}}
 
 
 def _ask_plain_transformers(folder: Path, clips: list[np.ndarray]) -> list[dict[str, Any]]:
@@ -145,7 +156,9 @@ def _ask_plain_transformers(folder: Path, clips: list[np.ndarray]) -> list[dict[
             raise UserError(f"plain transformers did not answer within {_FRESH_SECONDS} s on {folder}.") from error
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise UserError(f"plain transformers cannot use {folder}: {last}. It is not pushed; the run stays as it is.")
+            raise UserError(
+                f"plain transformers cannot use {folder}: {last}. It is not pushed; the run stays as it is."
+            )
         answers: list[dict[str, Any]] = json.loads((place / "answers.json").read_text(encoding="utf-8"))
     return answers
 
@@ -174,13 +187,13 @@ def _pipeline_may_refuse(config: Any) -> bool:
     return not Sampling.read_from(config).is_the_pipelines
 
 
-def _unlike_training(logits: torch.Tensor, given: Clips) -> str | None:
+def _unlike_training(scores: torch.Tensor, given: Clips) -> str | None:
     """What training measured with the model in memory, against what came back from disk."""
-    if not torch.isfinite(logits).all():
-        return "its logits are not finite"
+    if not torch.isfinite(scores).all():
+        return "its scores are not finite"
     if given.measured is None:
         return None
-    off = _distance(logits.softmax(-1), torch.from_numpy(given.measured))
+    off = _distance(scores, torch.from_numpy(given.measured).to(scores.dtype))
     if off > given.measured_within:
         return f"its scores are {off:.2g} from those that were measured after training, expected at most {given.measured_within}"
     return None

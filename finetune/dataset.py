@@ -35,12 +35,43 @@ class Splits:
     test: Dataset | None
     summary: dict[str, Any]
 
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether videos have several labels each, in the column `labels`."""
+        return "labels" in self.train.column_names
+
 
 def load_splits(dataset_name: str, need_validation: bool, test_fold: int | None = None) -> Splits:
     """Opens and checks a dataset. Raises `UserError` saying what is missing and what to do.
 
     `test_fold` chooses the fold to test on, of a dataset with folds; the next one validates, the others train.
     """
+    loaded, summary = _open(dataset_name)
+    loaded = _fold_splits(dataset_name, loaded, test_fold)
+    return _checked_splits(dataset_name, loaded, summary, need_validation)
+
+
+def load_split(dataset_name: str, split: str, test_fold: int | None = None) -> Dataset:
+    """The videos of one split, of the dataset's `all`, or of one fold. Raises `UserError`."""
+    loaded, _ = _open(dataset_name)
+    if split == "all":
+        return datasets.concatenate_datasets(list(loaded.values()))
+    loaded = _fold_splits(dataset_name, loaded, test_fold)
+    if split not in loaded:
+        raise UserError(f"{dataset_name} has no split {split!r}, but {', '.join(loaded)}: choose with --split.")
+    return loaded[split]
+
+
+def count_folds(dataset_name: str) -> int:
+    """Raises `UserError` where the dataset has splits in place of folds."""
+    loaded, _ = _open(dataset_name)
+    if "fold" not in loaded[next(iter(loaded))].column_names:
+        raise UserError(f"{dataset_name} has splits, not folds. Prepare it with `data_prep ... --folds 5`.")
+    return _num_folds(loaded["train"])
+
+
+def _open(dataset_name: str) -> tuple[DatasetDict, dict[str, Any]]:
+    """The dataset, its columns checked, and what data_prep wrote about it."""
     path = Path(dataset_name)
     if path.is_dir() and (path / "dataset_dict.json").is_file():
         loaded, summary = _open_directory(path)
@@ -54,8 +85,7 @@ def load_splits(dataset_name: str, need_validation: bool, test_fold: int | None 
         raise UserError(f"--dataset_name {dataset_name}: no such directory. Give a directory written by data_prep, a folder of videos, or a Hub dataset id.")  # fmt: skip
     for split, rows in loaded.items():
         check_columns(rows, dataset_name, split)
-    loaded = _fold_splits(dataset_name, loaded, test_fold)
-    return _checked_splits(dataset_name, loaded, summary, need_validation)
+    return loaded, summary
 
 
 def stream_splits(dataset_name: str, need_validation: bool) -> Splits:
@@ -124,8 +154,7 @@ def _fold_splits(name: str, loaded: DatasetDict, test_fold: int | None) -> Datas
             raise UserError(f"--test_fold: {name} has splits, not folds. Prepare it with `data_prep ... --folds 5`.")
         return loaded
     rows = loaded["train"]
-    folds = rows.with_format("numpy", columns=["fold"])["fold"][:]
-    num_folds = int(folds.max()) + 1
+    folds, num_folds = np.array(rows["fold"]), _num_folds(rows)
     if test_fold is None or not 0 <= test_fold < num_folds:
         raise UserError(
             f"{name} has folds 0 to {num_folds - 1} in place of splits: say which to test on, as --test_fold 0."
@@ -134,6 +163,10 @@ def _fold_splits(name: str, loaded: DatasetDict, test_fold: int | None) -> Datas
     split_of = np.where(folds == test_fold, "test", np.where(folds == validation_fold, "validation", "train"))
     splits = {split: rows.select(np.flatnonzero(split_of == split)) for split in SPLITS}
     return DatasetDict({split: part for split, part in splits.items() if len(part)})
+
+
+def _num_folds(rows: Dataset) -> int:
+    return max(rows["fold"]) + 1
 
 
 def _open_hub(name: str) -> DatasetDict:
@@ -149,14 +182,17 @@ def _open_hub(name: str) -> DatasetDict:
 
 def check_columns(rows: Dataset | ParquetRows, name: str, split: str) -> None:
     """Raises `UserError` naming the first column of data_prep's schema that `rows` lacks or has in another type."""
-    if "labels" in rows.column_names:
-        raise UserError(f"{name} has several labels per video (column labels), which cannot be trained on yet: prepare it with one label each.")  # fmt: skip
-    missing = [column for column in ("label", *REQUIRED_COLUMNS) if column not in rows.column_names]
+    several = "labels" in rows.column_names
+    missing = [
+        column for column in ("labels" if several else "label", *REQUIRED_COLUMNS) if column not in rows.column_names
+    ]
     if not missing and not any(column in rows.column_names for column in STORE_COLUMN.values()):
         missing = [" or ".join(STORE_COLUMN.values())]
     if missing:
         raise UserError(f"{name}, split {split}: column {missing[0]} is missing (there are {', '.join(rows.column_names)}). Run `python -m data_prep VIDEOS DATASET` on the videos.")  # fmt: skip
-    if not isinstance(rows.features["label"], ClassLabel):
+    if several and not isinstance(getattr(rows.features["labels"], "feature", None), ClassLabel):
+        raise UserError(f"{name}, split {split}: column labels is {rows.features['labels']}, expected a List(ClassLabel). Run `python -m data_prep VIDEOS DATASET`.")  # fmt: skip
+    if not several and not isinstance(rows.features["label"], ClassLabel):
         raise UserError(f"{name}, split {split}: column label is {rows.features['label']}, expected a ClassLabel. Use dataset.class_encode_column('label').")  # fmt: skip
     if len(rows) == 0:
         raise UserError(f"{name}, split {split} holds no videos.")
@@ -170,10 +206,15 @@ def _checked_splits(name: str, loaded: dict[str, Any], summary: dict[str, Any], 
             f"{name} has splits {', '.join(loaded)} but no validation split, which tells the best checkpoint. "
             "Prepare it again with `--validation_from_train 0.1`, or train without validation: --eval_strategy no."
         )
-    labels = loaded["train"].features["label"].names
+    labels = _label_names(loaded["train"])
     for split, rows in loaded.items():
-        if rows.features["label"].names != labels:
+        if _label_names(rows) != labels:
             raise UserError(f"{name}: the labels of {split} are not those of train in the same order. Run data_prep on all splits together.")  # fmt: skip
     if len(labels) < 2:
         raise UserError(f"{name} has the one class {labels}: a classifier needs two or more.")
     return Splits(name, labels, loaded["train"], loaded.get("validation"), loaded.get("test"), summary)
+
+
+def _label_names(rows: Dataset | ParquetRows) -> list[str]:
+    features = rows.features
+    return (features["labels"].feature if "labels" in features else features["label"]).names

@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+# Metrics of validation that are drawn, where there are such.
+_CURVES = {
+    "eval_top1": "top-1", "eval_top5": "top-5", "eval_mean_average_precision": "mean average precision",
+    "eval_macro_f1": "macro-F1",
+}  # fmt: skip
 _MAX_NAMED = 40  # classes whose names fit beside a confusion matrix
 
 
@@ -19,7 +24,7 @@ def plot_curves(log_history: list[dict[str, Any]], path: Path) -> None:
         points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
         if points:
             losses.plot(*zip(*points), label=name, marker="." if len(points) < 30 else None)
-    for key, name in (("eval_top1", "top-1"), ("eval_top5", "top-5"), ("eval_macro_f1", "macro-F1")):
+    for key, name in _CURVES.items():
         points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
         if points:
             accuracy.plot(*zip(*points), label=name, marker="." if len(points) < 30 else None)
@@ -43,13 +48,32 @@ def plot_confusion(matrix: np.ndarray, labels: list[str], title: str, path: Path
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if num_labels <= _MAX_NAMED:
-        names = [_plain(label, 28) for label in labels]
+        names = [plain(label, 28) for label in labels]
         axes.set_xticks(range(num_labels), names, rotation=45, ha="right")
         axes.set_yticks(range(num_labels), names)
         for (row, column), count in np.ndenumerate(matrix):
             if count:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def plot_label_scores(per_class: dict[str, list[Any]], labels: list[str], title: str, path: Path) -> None:
+    """Average precision and F1 of each label, the best on top; of more than 40 labels the 20 best and the 20 worst."""
+    areas = [area if area is not None else 0.0 for area in per_class["average_precision"]]
+    order = sorted(range(len(labels)), key=lambda i: -areas[i])
+    half = _MAX_NAMED // 2
+    order = order if len(order) <= _MAX_NAMED else [*order[:half], *order[-half:]]
+    figure = Figure(figsize=(7, 1.2 + 0.3 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(order))
+    axes.barh(places - 0.2, [areas[i] for i in order], 0.38, label="average precision")
+    axes.barh(places + 0.2, [per_class["f1"][i] for i in order], 0.38, label="F1 at its threshold")
+    names = [f"{plain(labels[i], 28)} ({per_class['support'][i]})" for i in order]
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.02), title=title)
+    axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)
 
 
@@ -61,15 +85,15 @@ def plot_predictions(strips: list[tuple[np.ndarray, str, str, float]], path: Pat
         gap = ((0, 0), (0, 2), (0, 0))
         pictures.imshow(np.concatenate([np.pad(frame, gap, constant_values=255) for frame in frames], axis=1))
         right = label == predicted
-        text = f"{'✓' if right else '✗'} {_plain(predicted, 26)}  {score:.0%}"
-        text += "" if right else f"\n    true: {_plain(label, 26)}"
+        text = f"{'✓' if right else '✗'} {plain(predicted, 26)}  {score:.0%}"
+        text += "" if right else f"\n    true: {plain(label, 26)}"
         caption.text(0, 0.5, text, va="center", fontsize=9, color="#1a7f37" if right else "#b00020")
         for axes in (pictures, caption):
             axes.axis("off")
     figure.savefig(path, dpi=90)
 
 
-def _plain(text: str, length: int) -> str:
+def plain(text: str, length: int) -> str:
     """At most `length` characters, none of which matplotlib reads as a formula."""
     text = "".join(char if char.isprintable() else "?" for char in text).replace("$", r"\$")
     return text if len(text) <= length else text[: length - 1] + "…"

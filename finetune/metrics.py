@@ -9,11 +9,18 @@ import evaluate
 import numpy as np
 from transformers import EvalPrediction
 
+from finetune.calibration import expected_calibration_error, log_probabilities, negative_log_likelihood
+from finetune.multilabel_metrics import MULTILABEL_SCALARS, compute_multilabel, sigmoid
 
-def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of rows whose label is among the `k` largest of `logits` `(videos, classes)`; with k classes or fewer, 1."""
+# In the order in which they are shown. `nll` is called loss where a Trainer or a run reports it.
+SCALARS = ("top1", "top5", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece", "nll")
+
+
+def top_k_right(logits: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """bool `(videos,)`: whether the label is among the `k` largest of `logits` `(videos, classes)`."""
     best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-    return float((best == labels[:, None]).any(axis=1).mean())
+    right: np.ndarray = (best == labels[:, None]).any(axis=1)
+    return right
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -23,32 +30,40 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_labels: int)
     return matrix
 
 
-def per_class_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
-    """precision, recall, f1 (float64) and support (int64), each `(num_labels,)`, from a confusion matrix.
+def per_class_scores(hits: np.ndarray, support: np.ndarray, guesses: np.ndarray) -> dict[str, np.ndarray]:
+    """precision, recall and f1, float64 of the shape of the counts `(..., num_labels)`.
 
     A ratio with nothing below its line is 0, as scikit-learn has it.
     """
-    hits = np.diag(matrix).astype(np.float64)
-    support, guesses = matrix.sum(axis=1), matrix.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        precision, recall = np.nan_to_num(hits / guesses), np.nan_to_num(hits / support)
-        f1 = np.nan_to_num(2 * hits / (support + guesses))
-    return {"precision": precision, "recall": recall, "f1": f1, "support": support}
+        return {
+            "precision": np.nan_to_num(hits / guesses),
+            "recall": np.nan_to_num(hits / support),
+            "f1": np.nan_to_num(2 * hits / (support + guesses)),
+        }
 
 
-def macro_f1(matrix: np.ndarray) -> float:
-    """Mean F1 over the classes that occur among labels or predictions (scikit-learn's `f1_score(average="macro")`)."""
-    scores = per_class_scores(matrix)
-    occurs = (matrix.sum(axis=1) + matrix.sum(axis=0)) > 0
-    return float(scores["f1"][occurs].mean())
+def class_averages(hits: np.ndarray, support: np.ndarray, guesses: np.ndarray) -> dict[str, np.ndarray]:
+    """mean_class_accuracy, macro_f1 and weighted_f1, each `(...)`, of counts `(..., num_labels)`.
+
+    Mean recall of the classes that have videos (scikit-learn's `balanced_accuracy_score`); mean F1 of those that occur
+    among labels or predictions (`f1_score(average="macro")`), and weighted by videos (`"weighted"`).
+    """
+    scores = per_class_scores(hits, support, guesses)
+    there, occurs = support > 0, support + guesses > 0
+    return {
+        "mean_class_accuracy": (scores["recall"] * there).sum(-1) / there.sum(-1),
+        "macro_f1": (scores["f1"] * occurs).sum(-1) / occurs.sum(-1),
+        "weighted_f1": (scores["f1"] * support).sum(-1) / support.sum(-1),
+    }
 
 
 class VideoClassification(evaluate.Metric):
-    """top1, top5, macro_f1 (floats), per_class (lists by class) and confusion_matrix (rows: true) of one logit row per video."""
+    """`SCALARS`, per_class (lists by class) and confusion_matrix (rows: true) of one row of logits per video."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="Top-1, top-5, macro-F1, per-class scores and the confusion matrix of video-level logits.",
+            description="Accuracy, F1, calibration, per-class scores and the confusion matrix of video-level logits.",
             citation="",
             inputs_description="predictions: logits, one list of floats per video; references: class ids.",
             features=datasets.Features(
@@ -58,12 +73,18 @@ class VideoClassification(evaluate.Metric):
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
         logits, labels = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.int64)
+        right = top_k_right(logits, labels, 1)
         matrix = confusion_matrix(logits.argmax(axis=1), labels, logits.shape[1])
+        hits, support, guesses = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+        confidence = np.exp(log_probabilities(logits).max(axis=1))
+        scores = per_class_scores(hits, support, guesses)
         return {
-            "top1": top_k_accuracy(logits, labels, 1),
-            "top5": top_k_accuracy(logits, labels, 5),
-            "macro_f1": macro_f1(matrix),
-            "per_class": {name: values.tolist() for name, values in per_class_scores(matrix).items()},
+            "top1": float(right.mean()),
+            "top5": float(top_k_right(logits, labels, 5).mean()),
+            **{name: float(value) for name, value in class_averages(hits, support, guesses).items()},
+            "ece": expected_calibration_error(confidence, right),
+            "nll": negative_log_likelihood(logits, labels),
+            "per_class": {name: values.tolist() for name, values in (scores | {"support": support}).items()},
             "confusion_matrix": matrix.tolist(),
         }
 
@@ -84,6 +105,13 @@ def compute_all(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """The Trainer's hook: the scalars only, since matrices would reach the loggers."""
-    computed = compute_all(prediction.predictions, prediction.label_ids)
-    return {name: computed[name] for name in ("top1", "top5", "macro_f1")}
+    """The Trainer's hook: the scalars only, since matrices would reach the loggers. The loss is the Trainer's own.
+
+    Labels `(videos, classes)` of 0 and 1 are of several labels per video, thresholds then 0.5.
+    """
+    logits, labels = prediction.predictions, prediction.label_ids
+    if labels.ndim == 2:
+        computed = compute_multilabel(sigmoid(logits), labels)
+        return {name: computed[name] for name in MULTILABEL_SCALARS if name != "nll"}
+    computed = compute_all(logits, labels)
+    return {name: computed[name] for name in SCALARS if name != "nll"}

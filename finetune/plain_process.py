@@ -21,13 +21,15 @@ def main(folder: str, clips_file: str, answers_file: str) -> None:
     model = transformers.AutoModelForVideoClassification.from_pretrained(folder, dtype=torch.float32).eval()
     processor = transformers.AutoVideoProcessor.from_pretrained(folder)
     classify = transformers.pipeline("video-classification", model=folder, device="cpu")
+    # Named, because the pipeline of transformers 5.17 gives softmax to several labels per video too.
+    function = "sigmoid" if model.config.problem_type == "multi_label_classification" else "softmax"
     answers: list[dict[str, Any]] = []
     with np.load(clips_file) as clips, torch.inference_mode():
         for name in clips.files:
             pixels = processor(clips[name], do_sample_frames=False, return_tensors="pt")["pixel_values"]
             answer: dict[str, Any] = {"logits": model(pixel_values=pixels).logits[0].tolist()}
             try:
-                scores = classify(clips[name], top_k=model.config.num_labels)
+                scores = classify(clips[name], top_k=model.config.num_labels, function_to_apply=function)
                 answer["scores"] = {score["label"]: score["score"] for score in scores}
             except ValueError as error:
                 answer["refusal"] = str(error)

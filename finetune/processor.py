@@ -74,6 +74,14 @@ def _processor_of_family(config: PreTrainedConfig, num_frames: int) -> tuple[Tim
     return processor, f"none saved: mean {mean[0]:g}, ..., std {std[0]:g}, ... as {config.model_type} models have"
 
 
+def renormalised(
+    own: TimesformerVideoProcessor, mean: list[float] | None, std: list[float] | None
+) -> TimesformerVideoProcessor:
+    """The same with another mean and standard deviation, where they are given."""
+    own.image_mean, own.image_std = list(mean or own.image_mean), list(std or own.image_std)
+    return own
+
+
 def adapted_processor(own: TimesformerVideoProcessor, crop: Size, num_frames: int) -> TimesformerVideoProcessor:
     """The same for another crop and number of frames; the short side in proportion, and at least what the crop needs."""
     old = (own.crop_size["height"], own.crop_size["width"])

@@ -6,7 +6,6 @@ accelerate launch --config_file accelerate_config.yaml finetune/run.py --dataset
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from dataclasses import replace
@@ -17,64 +16,148 @@ if sys.path and os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(
     sys.path.pop(0)
 
 import torch
-import yaml
 from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.workers import available_cores
-from finetune.arguments import DataArguments, FinetuningArguments, Settings, parse_arguments
+from finetune.adapters import choose_what_learns, merge_lora
+from finetune.arguments import (
+    BEST_OF_SEVERAL,
+    SMALL_DATA,
+    DataArguments,
+    FinetuningArguments,
+    Settings,
+    parse_arguments,
+)
 from finetune.batch import Augmentation, ClipTransform, collate
+from finetune.checkpoints import check_resumed_labels, steps_done
 from finetune.clip import ClipMaker, Clips
 from finetune.contract import measured_clips
 from finetune.dataset import Splits, load_splits, stream_splits
 from finetune.demo import prepare_demo
+from finetune.evaluation import MULTI_LABEL
 from finetune.hub import check_login, push
+from finetune.interruption import Interrupted
 from finetune.metrics import compute_metrics
+from finetune.named_models import NAMED_MODELS
+from finetune.optimizer import accumulation_for
+from finetune.probe import train_head
 from finetune.processor import tell_sampling
 from finetune.report import evaluate, print_next_commands, write_report
+from finetune.run_folder import RunFolder
 from finetune.sampling import Sampling
 from finetune.stream import ParquetRows, Place, StreamedClips, steps_per_pass
-from finetune.trainer import VideoTrainer, check_resumed_labels, checkpoint_to_resume, steps_done
+from finetune.trainer import VideoTrainer
+from finetune.views import Views
 from finetune.watch import Watch, naming_videos
 from finetune.weights import Start, load_start
-
-RECIPE = "recipe.yaml"
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Runs the whole way and returns the metrics of the test split (or validation, where there is no test)."""
     started = time.monotonic()
     leave_lone_process_group()
-    settings = parse_arguments(sys.argv[1:] if argv is None else argv)
-    training_args, model_args = settings.training, settings.model
+    argv = sys.argv[1:] if argv is None else argv
+    settings = parse_arguments(argv)
+    folder = RunFolder(settings, argv)
+    check_before_work(settings, folder)
+    checkpoint = folder.checkpoint
+    with settings.training.main_process_first(desc="preparing the data"):
+        splits = load_data(settings)
+    settings = with_advised_recipe(settings, splits, argv)
+    training_args = settings.training
     use_all_cores(training_args)
     hub_model_id = take_push(training_args)
-    check_before_work(settings, hub_model_id)
-    checkpoint = checkpoint_to_resume(training_args.output_dir, training_args.resume_from_checkpoint)
-    with training_args.main_process_first(desc="preparing the data"):
-        splits = load_data(settings)
+    settle_step_size(settings)
     set_seed(training_args.seed)
-    start = load_start(model_args, splits.labels)
+    start = load_start(settings.model, splits.labels)
+    choose_what_learns(start.model, settings.learning)
+    if splits.is_multi_label:
+        prepare_for_several_labels(settings, start)
     if checkpoint:
         check_resumed_labels(checkpoint, splits.labels)
     watch = Watch()
     trainer = make_trainer(settings, splits, start, watch, checkpoint)
-    make_output_dir(settings)
+    if trainer.is_world_process_zero():
+        folder.begin(settings)
     with naming_videos(watch):
-        trainer.train(resume_from_checkpoint=checkpoint)
+        learn(trainer, settings, splits, folder)
         trainer.save_model()
-        evaluation = evaluate(trainer, splits)
+        evaluation = evaluate(trainer, splits, Views.parse(settings.data.eval_views))
     trainer.gather_unreadable()
     metrics = evaluation.metrics if evaluation else {}
     if trainer.is_world_process_zero():
         write_report(trainer, splits, settings, evaluation, hub_model_id, time.monotonic() - started)
+        folder.finish()
         print_next_commands(settings, splits, metrics, time.monotonic() - started)
         if hub_model_id:
             clips = measured_clips(evaluation, trainer.train_dataset.maker, training_args.bf16 or training_args.fp16)
             url = push(Path(training_args.output_dir), hub_model_id, training_args.hub_private_repo, clips)
             print(f"pushed to {url}")
     return metrics
+
+
+def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: RunFolder) -> None:
+    """Training, from `folder.checkpoint` on; afterwards the model is a plain one with the weights to keep."""
+    if settings.learning.linear_probe:
+        train_head(trainer, splits)
+        return
+    try:
+        trainer.train(resume_from_checkpoint=folder.checkpoint)
+    except Interrupted:
+        if trainer.is_world_process_zero():
+            folder.stopped()
+        raise
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory ({' '.join(str(error).split())[:120]}). In this order: a smaller --per_device_train_batch_size "
+            "(with --target_batch_size the result stays the same), --gradient_checkpointing true, --bf16 true; "
+            "--auto_find_batch_size true tries by itself."
+        ) from error
+    if settings.learning.lora_rank:
+        merge_lora(trainer.model)
+
+
+def with_advised_recipe(settings: Settings, splits: Splits, argv: list[str]) -> Settings:
+    """A small dataset and trained weights to start from: what the recipe small_data says, where no recipe is named."""
+    num_videos = len(splits.train)
+    random_start = settings.model.model_name_or_path in NAMED_MODELS
+    if settings.config is not None or settings.data.streaming or random_start or num_videos > SMALL_DATA:
+        return settings
+    if settings.training.process_index == 0:
+        print(f"{num_videos} training videos: settings that are not given are those of --config small_data (--config none: of transformers)")  # fmt: skip
+    return parse_arguments(argv, recipe="small_data")
+
+
+def prepare_for_several_labels(settings: Settings, start: Start) -> None:
+    """Each label is a question of its own: sigmoid and binary cross-entropy, and no single right answer to count."""
+    learning, training = settings.learning, settings.training
+    if learning.class_weights or learning.sampler == "balanced" or learning.linear_probe:
+        raise UserError("videos have several labels each: leave out --class_weights, --sampler balanced and --linear_probe, which are for one.")  # fmt: skip
+    start.model.config.problem_type = MULTI_LABEL
+    best = training.metric_for_best_model
+    if best == "top1":
+        training.metric_for_best_model = "mean_average_precision"
+    elif training.load_best_model_at_end and best not in BEST_OF_SEVERAL:
+        raise UserError(f"--metric_for_best_model {best} is for one label per video; here: {', '.join(BEST_OF_SEVERAL)}.")  # fmt: skip
+
+
+def settle_step_size(settings: Settings) -> None:
+    """Gradient accumulation and learning rate from the sizes that are asked for, with the rules printed."""
+    learning, training = settings.learning, settings.training
+    per_device, processes = training.per_device_train_batch_size, training.world_size
+    if learning.target_batch_size is not None:
+        training.gradient_accumulation_steps = accumulation_for(learning.target_batch_size, per_device, processes)
+    accumulated = training.gradient_accumulation_steps
+    clips = per_device * processes * accumulated
+    rules = [f"{clips} clips a step: {per_device} x {processes} processes x {accumulated} accumulated"]
+    if learning.lr_batch_size is not None:
+        asked = training.learning_rate
+        training.learning_rate = asked * clips / learning.lr_batch_size
+        rules.append(f"learning rate {asked:g} x {clips}/{learning.lr_batch_size} = {training.learning_rate:g}")
+    if training.process_index == 0:
+        print("; ".join(rules), flush=True)
 
 
 def leave_lone_process_group() -> None:
@@ -98,24 +181,12 @@ def take_push(training_args: FinetuningArguments) -> str | None:
     return hub_model_id
 
 
-def check_before_work(settings: Settings, hub_model_id: str | None) -> None:
+def check_before_work(settings: Settings, folder: RunFolder) -> None:
     """What would spoil the end is found out at the start: a directory that must not be touched, a missing login."""
-    training_args, output_dir = settings.training, Path(settings.training.output_dir)
-    if training_args.process_index != 0:
-        return
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"--output_dir {output_dir} is a file: give a directory.")
-    if output_dir.is_dir() and any(output_dir.iterdir()):
-        goes_on = training_args.resume_from_checkpoint
-        if not goes_on and not training_args.overwrite_output_dir:
-            raise UserError(f"--output_dir {output_dir} exists: choose another, continue it with --resume_from_checkpoint, or replace it with --overwrite_output_dir.")  # fmt: skip
-        if not (output_dir / RECIPE).is_file():
-            raise UserError(f"--output_dir {output_dir} is not a run of this project, so it is left alone: choose another.")  # fmt: skip
-        for needed in (settings.data.dataset_name, settings.model.model_name_or_path):
-            if not goes_on and output_dir.resolve() in (Path(needed).resolve(), *Path(needed).resolve().parents):
-                raise UserError(f"--overwrite_output_dir would delete {needed}, which this run needs: choose another --output_dir.")  # fmt: skip
-    if hub_model_id:
-        check_login(hub_model_id)
+    if settings.training.process_index == 0:
+        folder.check([settings.data.dataset_name, settings.model.model_name_or_path])
+        if settings.training.push_to_hub:
+            check_login(settings.training.hub_model_id)
 
 
 def load_data(settings: Settings) -> Splits:
@@ -154,22 +225,6 @@ def train_clips(
     return StreamedClips(splits.train, maker, training_args.seed, place)
 
 
-def make_output_dir(settings: Settings) -> None:
-    """Makes the run's directory, emptied unless the run goes on in it, with the recipe of the run."""
-    training_args, output_dir = settings.training, Path(settings.training.output_dir)
-    if training_args.process_index != 0:
-        return
-    recipe = yaml.safe_dump(settings.recipe, sort_keys=False)
-    if output_dir.is_dir() and not training_args.resume_from_checkpoint:
-        for path in output_dir.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-    output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / RECIPE).write_text(recipe, encoding="utf-8")
-
-
 def make_clips(data_args: DataArguments, start: Start, watch: Watch) -> ClipMaker:
     """How clips are made. The sampling that is asked for, or else the checkpoint's own, goes into the model's config."""
     config = start.model.config
@@ -183,10 +238,10 @@ def make_clips(data_args: DataArguments, start: Start, watch: Watch) -> ClipMake
     jitter, scale = data_args.short_side_jitter, data_args.crop_scale
     augmentation = Augmentation(
         (jitter[0], jitter[1]) if jitter else None, (scale[0], scale[1]) if scale else None, not data_args.no_flip,
-        data_args.color_jitter, data_args.auto_augment, data_args.random_erasing,
+        data_args.color_jitter, data_args.auto_augment, data_args.random_erasing, data_args.inverse_jitter,
     )  # fmt: skip
     transform = ClipTransform(start.processor, augmentation)
-    return ClipMaker(config.num_frames, transform, sampling, data_args.on_bad_video, watch)
+    return ClipMaker(config.num_frames, transform, sampling, data_args.on_bad_video, watch, config.num_labels)
 
 
 def make_trainer(
@@ -203,6 +258,7 @@ def make_trainer(
             model=start.model,
             args=settings.training,
             train_dataset=train,
+            learning=settings.learning,
             store=splits.summary.get("store"),
             eval_dataset=validation,
             data_collator=collate,

@@ -16,30 +16,37 @@ import torch
 STRATEGIES = ("uniform", "segments", "dense")
 
 
-def uniform_indices(video_frames: int, num_frames: int) -> list[int]:
+def uniform_indices(video_frames: int, num_frames: int, view: int = 0, num_views: int = 1) -> list[int]:
     """First frame of each of `num_frames` equal segments of the whole video, as transformers' pipeline takes them.
 
-    A video shorter than the clip repeats its last frame, as the authors' code does.
+    Of several views, the first frame of part number `view` of `num_views` equal parts of each segment. A video shorter
+    than the clip repeats its last frame, as the authors' code does.
 
     uniform_indices(100, 4) == [0, 25, 50, 75]
+    uniform_indices(100, 4, 1, 2) == [12, 37, 62, 87]
     uniform_indices(3, 5) == [0, 1, 2, 2, 2]
     """
     if video_frames < num_frames:
         return [min(i, video_frames - 1) for i in range(num_frames)]
-    return [i * video_frames // num_frames for i in range(num_frames)]
+    bounds = [i * video_frames // num_frames for i in range(num_frames + 1)]
+    return [start + view * (end - start) // num_views for start, end in zip(bounds, bounds[1:])]
 
 
-def centre_indices(video_frames: int, num_frames: int) -> list[int]:
+def centre_indices(video_frames: int, num_frames: int, view: int = 0, num_views: int = 1) -> list[int]:
     """Middle frame of each of `num_frames` equal segments (TSN, arXiv 1608.00859, its test protocol).
 
+    Of several views, the middle frame of part number `view` of `num_views` equal parts of each segment.
+
     centre_indices(100, 4) == [12, 37, 62, 87]
+    centre_indices(100, 4, 1, 2) == [18, 43, 68, 93]
     centre_indices(3, 5) == [0, 1, 2, 2, 2]
     """
     starts = uniform_indices(video_frames, num_frames)
     if video_frames < num_frames:
         return starts
     ends = [*starts[1:], video_frames]
-    return [(start + end - 1) // 2 for start, end in zip(starts, ends)]
+    odd = 2 * view + 1  # middles of the parts are at odd multiples of half a part
+    return [start + max(0, odd * (end - start) - num_views) // (2 * num_views) for start, end in zip(starts, ends)]
 
 
 def random_indices(video_frames: int, num_frames: int, generator: torch.Generator) -> list[int]:
@@ -120,13 +127,15 @@ class Sampling:
         return [frames[i] for i in chosen]
 
     def evaluation(self, frames: Sequence[int], num_frames: int, num_views: int = 1) -> list[list[int]]:
-        """Clips chosen from `frames`: `num_views` of a dense sampling, one of the others, which see the whole video."""
+        """`num_views` clips chosen from `frames`: from evenly placed starts of a dense sampling; of the others, which see
+        the whole video, from evenly placed parts of each segment (some repeat where segments are shorter than that).
+        """
         if self.strategy == "dense":
             starts = view_starts(last_start(len(frames), num_frames, self.frame_stride), num_views)
             clips = [dense_indices(len(frames), num_frames, self.frame_stride, start) for start in starts]
         else:
             take = centre_indices if self.strategy == "segments" else uniform_indices
-            clips = [take(len(frames), num_frames)]
+            clips = [take(len(frames), num_frames, view, num_views) for view in range(num_views)]
         return [[frames[i] for i in clip] for clip in clips]
 
     def frames(self, num_frames: int, fps: float | None, times: Sequence[float] | None) -> Sequence[int]:
@@ -165,14 +174,14 @@ class Sampling:
             return f"frames {self.frame_stride} apart from a random start{self._rate()}"
         return f"a random frame of each segment{self._rate()}"
 
-    def in_evaluation(self, num_frames: int) -> str:
+    def in_evaluation(self, num_frames: int, num_views: int = 1) -> str:
         """In words, for a card."""
         if self.strategy == "dense":
-            return f"{num_frames} frames, {self.frame_stride} apart, from the middle of the video{self._rate()}"
+            where = "from the middle of the video" if num_views == 1 else f"from {num_views} evenly placed starts"
+            return f"{num_frames} frames, {self.frame_stride} apart, {where}{self._rate()}"
         which = "middle one" if self.strategy == "segments" else "first"
-        return (
-            f"{num_frames} frames, the {which} of each of {num_frames} equal segments of the whole video{self._rate()}"
-        )
+        words = f"{num_frames} frames, the {which} of each of {num_frames} equal segments of the whole video"
+        return words + (", shifted within them from clip to clip" if num_views > 1 else "") + self._rate()
 
     def _rate(self) -> str:
         return f", counted at {self.target_fps:g} frames per second" if self.target_fps else ""

@@ -23,6 +23,7 @@ from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.store import whole_directory
 from finetune.card import environment, read_clip_code
 from finetune.contract import check
+from finetune.evaluation import MULTI_LABEL
 from finetune.hub import LIMIT_MINUTES, check_finished, check_repo_id, upload_apart
 from finetune.modeling import is_plain
 from finetune.sampling import Sampling
@@ -85,7 +86,7 @@ def app_files(name: str, is_local: bool, config: Any) -> dict[str, str]:
         num_frames=config.num_frames,
         columns=min(_COLUMNS, config.num_frames),
         height=60 + 120 * -(-config.num_frames // _COLUMNS),  # px
-        is_multi_label=config.problem_type == "multi_label_classification",
+        is_multi_label=config.problem_type == MULTI_LABEL,
         read_clip=read_clip_code(Sampling.read_from(config), config.num_frames).partition("\n\n\n")[2],
     )  # fmt: skip
     front = {

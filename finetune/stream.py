@@ -104,6 +104,10 @@ class StreamedClips(IterableDataset):
     def set_epoch(self, epoch: int) -> None:
         """Nothing: passes are counted here."""
 
+    def labels(self) -> list[int]:
+        """Of every video, in the order of the files."""
+        return list(self.rows["label"])
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)

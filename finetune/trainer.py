@@ -1,47 +1,129 @@
-"""The one Trainer subclass, as thin as it can be, and which checkpoint a run resumes from."""
+"""The one Trainer subclass, as thin as it can be."""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Sampler
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from data_prep.errors import UserError
 from data_prep.workers import available_cores
 from finetune.batch import normalise
+from finetune.checkpoints import STAGING, TRAINING_WEIGHTS, publish, publish_files, remove_old
 from finetune.clip import IGNORED, Clips
+from finetune.ema import MovingAverage
+from finetune.evaluation import MULTI_LABEL
+from finetune.first_batch import plot_batch
+from finetune.interruption import Interruption
+from finetune.learning import LearningArguments
+from finetune.losses import Loss, as_targets, balanced_weights
+from finetune.mixing import Mixing
+from finetune.optimizer import milestone_schedule, parameter_groups
+from finetune.sampler import VideoSampler
 from finetune.stream import StreamedClips
-from finetune.watch import DataWait, wait_remedy
-
-# What a checkpoint needs to go on as if never interrupted; Trainer writes trainer_state.json last.
-_RESUME_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "model.safetensors", "config.json")
-
+from finetune.watch import Pace, wait_remedy
 
 _WAIT_WARNING = 0.1  # share of the time
 
 
 class VideoTrainer(Trainer):
-    """transformers' Trainer for uint8 clips, which it normalises on the device.
+    """transformers' Trainer for uint8 clips, which it normalises on the device, learning as `LearningArguments` say.
 
-    It tells the training clips the epoch, logs the share of time that steps waited for data (`data_wait`), keeps which
-    videos could not be read (`unreadable`, {video_id: reason}), and leaves the model card to `finetune.card`.
+    It logs the share of time that steps waited for data (`data_wait`), clips a second and the time left, keeps which
+    videos could not be read (`unreadable`, {video_id: reason}), leaves checkpoints complete or absent, and the model card
+    to `finetune.card`. Everything random is a function of the seed and of the epoch or step, so that a run which was
+    stopped and resumed ends with the weights of one that was not.
     """
 
-    def __init__(self, *, train_dataset: Clips | StreamedClips, store: str | None = None, **kwargs: Any):
-        self.data_wait, self.store = DataWait(), store
+    def __init__(
+        self,
+        *,
+        train_dataset: Clips | StreamedClips,
+        learning: LearningArguments | None = None,
+        store: str | None = None,
+        **kwargs: Any,
+    ):
+        self.learning, self.pace, self.store = learning or LearningArguments(), Pace(), store
         self.unreadable: dict[str, str] = {}
-        self._warned = False
-        super().__init__(train_dataset=train_dataset, callbacks=[_Follow(train_dataset, self.data_wait)], **kwargs)
+        self.average: MovingAverage | None = None
+        self.interruption = Interruption()
+        self._warned = self._pictured = self._staging = False
+        self.batch_of_step = 0  # of the optimizer step under way
+        self.sampler: VideoSampler | None = None
+        self.optimizer: Any
+        self.lr_scheduler: Any
+        super().__init__(train_dataset=train_dataset, compute_loss_func=self._loss_of_outputs, **kwargs)
+        self.label_smoother = None  # `Loss` smooths
+        self.multi_label = self.model.config.problem_type == MULTI_LABEL
+        self.loss = self._make_loss()
+        self.mixing = Mixing(self.learning.mixup_alpha, self.learning.cutmix_alpha, self.learning.cutmix_probability)
+        for callback in (_Follow(self), self.interruption):
+            self.add_callback(callback)
+        if self.learning.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(self.learning.early_stopping_patience))
+
+    # What learns, and how fast
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            groups = parameter_groups(
+                model, self.args.learning_rate, self.args.weight_decay, self.learning.weight_decay_on,
+                self.learning.layer_decay,
+            )  # fmt: skip
+            self.optimizer = optimizer(groups, **settings)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None and self.learning.lr_milestones:
+            multiplier = milestone_schedule(
+                self.learning.lr_milestones, self.learning.lr_milestone_factor, self.args.num_train_epochs,
+                num_training_steps, self.args.get_warmup_steps(num_training_steps),
+            )  # fmt: skip
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, multiplier)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> Any:
+        """Where --auto_find_batch_size has made batches smaller, a step takes more of them, to about the same number."""
+        target = self.learning.target_batch_size
+        if self.args.auto_find_batch_size and target is not None and batch_size is not None:
+            steps = max(1, round(target / (batch_size * self.args.world_size)))
+            self.args.gradient_accumulation_steps = self.accelerator.gradient_accumulation_steps = steps
+        return super()._inner_training_loop(batch_size=batch_size, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self.learning.ema_decay:
+            self.average = MovingAverage(self.model, self.learning.ema_decay)
+        with self.interruption.listening():
+            output = super().train(*args, **kwargs)
+        if self.average is not None and self.state.best_model_checkpoint is None:
+            self.average.load(self.average.weights)
+        return output
+
+    # Batches and their loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        clips = self.train_dataset
+        if not isinstance(clips, Clips):
+            return None
+        labels = clips.labels() if self.learning.sampler == "balanced" else None
+        self.sampler = VideoSampler(len(clips), self.args.seed, labels, self.learning.repeated_augmentation)
+        return self.sampler
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        with self.data_wait.waiting():
+        with self.pace.waiting():
             return super().get_batch_samples(*args, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -50,13 +132,42 @@ class VideoTrainer(Trainer):
         inputs["pixel_values"] = normalise(inputs["pixel_values"], self.processing_class)
         return inputs
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
-        """Of a batch without any readable video the loss is 0, where the mean over no video would be NaN."""
-        empty = bool(self.unreadable) and bool((inputs["labels"] == IGNORED).all())
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        if empty:
-            loss = outputs["logits"].sum() * 0
-        return (loss, outputs) if return_outputs else loss
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if model.training:
+            inputs = self._mixed(inputs)
+            self._picture_first(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _mixed(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Targets in place of labels, mixed with other clips of the batch; not where a video could not be read."""
+        pixels, targets = inputs["pixel_values"], as_targets(inputs["labels"], self.model.config.num_labels)
+        if not (targets == IGNORED).any():
+            place = (self.args.seed, self.state.global_step, self.batch_of_step, self.args.process_index)
+            pixels, targets = self.mixing(pixels, targets, np.random.default_rng(place))
+        self.batch_of_step += 1
+        return {**inputs, "pixel_values": pixels, "labels": targets}
+
+    def _loss_of_outputs(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        """In evaluation the plain one, whatever is trained with: comparable between runs."""
+        logits = outputs["logits"]
+        loss = self.loss if self.model.training else Loss(self.multi_label)
+        targets = as_targets(labels, logits.shape[-1])
+        if num_items_in_batch is None:
+            num_items_in_batch = (labels != IGNORED).sum()
+        return loss(logits, targets, num_items_in_batch.clamp(min=1))  # of no readable video the loss is 0, not NaN
+
+    def _make_loss(self) -> Loss:
+        weights = None
+        if self.learning.class_weights is not None:
+            weights = balanced_weights(self.train_dataset.labels(), self.model.config.num_labels)
+        return Loss(self.multi_label, self.args.label_smoothing_factor, weights, self.learning.focal_gamma)
+
+    def _picture_first(self, inputs: dict[str, Any]) -> None:
+        path = Path(self.args.output_dir) / "first_batch.png"
+        if not self._pictured and self.is_world_process_zero() and not path.exists():
+            names = [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
+            plot_batch(inputs["pixel_values"], inputs["labels"], self.processing_class, names, path)
+        self._pictured = True
 
     def gather_unreadable(self) -> None:
         """Every process learns which videos the others could not read."""
@@ -65,14 +176,22 @@ class VideoTrainer(Trainer):
             torch.distributed.all_gather_object(found, self.unreadable)
             self.unreadable = {video_id: reason for one in found for video_id, reason in one.items()}
 
+    # Logs
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if "loss" in logs and (share := self.data_wait.take()) is not None:
-            logs["data_wait"] = round(share, 4)
-            if share > _WAIT_WARNING and not self._warned and self.is_world_process_zero():
-                self._warned = True
-                cores = max(1, available_cores() // max(1, self.args.world_size))
-                print(wait_remedy(share, self.args.dataloader_num_workers, cores, self.store), file=sys.stderr)
+        if "loss" in logs:
+            clips = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            logs |= self.pace.take(clips, self.state.max_steps - self.state.global_step)
+            self._warn_of_waiting(logs.get("data_wait", 0))
         super().log(logs, *args, **kwargs)
+
+    def _warn_of_waiting(self, share: float) -> None:
+        if share > _WAIT_WARNING and not self._warned and self.is_world_process_zero():
+            self._warned = True
+            cores = max(1, available_cores() // max(1, self.args.world_size))
+            print(wait_remedy(share, self.args.dataloader_num_workers, cores, self.store), file=sys.stderr)
+
+    # Loaders
 
     def get_train_dataloader(self) -> DataLoader:
         """A stream deals itself to processes: accelerate, which would deal it again, is left out."""
@@ -105,60 +224,93 @@ class VideoTrainer(Trainer):
         finally:
             self.args.dataloader_drop_last = drop_last
 
+    # Checkpoints
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        uses_weights = self.control.should_evaluate or self.control.should_save
+        averaged = self.average.in_place() if self.average is not None and uses_weights else contextlib.nullcontext()
+        with averaged:
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where Trainer writes and looks for checkpoints."""
+        return str(Path(self.args.output_dir) / STAGING) if self._staging else self.args.output_dir
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Trainer's, written elsewhere and given its name when it is complete."""
+        with self._staged() as staging:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            self._complete_checkpoint(staging / f"checkpoint-{self.state.global_step}")
+
+    def _complete_checkpoint(self, staged: Path) -> None:
+        output_dir = Path(self.args.output_dir)
+        best = output_dir / f"checkpoint-{self.state.best_global_step}"
+        if best.name == staged.name or best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        if not self.args.should_save:
+            return
+        self.state.save_to_json(str(staged / "trainer_state.json"))
+        if self.average is not None:
+            save_file(self.average.training_weights(), staged / TRAINING_WEIGHTS)
+        publish(staged, output_dir / staged.name)
+        remove_old(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    @contextmanager
+    def _staged(self) -> Iterator[Path]:
+        """A folder of the run for what is being written; leaves when all processes have."""
+        staging = Path(self.args.output_dir) / STAGING
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._staging = True
+        try:
+            yield staging
+        finally:
+            self._staging = False
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.average is not None:
+            self.average = MovingAverage(self.model, self.learning.ema_decay)
+            self.average.load(load_file(Path(resume_from_checkpoint) / TRAINING_WEIGHTS))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's; in the run's own folder each file appears whole."""
+        if output_dir is not None:
+            return super().save_model(output_dir, _internal_call)
+        with self._staged() as staging:
+            super().save_model(str(staging), _internal_call)
+            if self.args.should_save:
+                publish_files(staging, Path(self.args.output_dir))
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: Trainer's card would overwrite ours."""
 
 
 class _Follow(TrainerCallback):
-    def __init__(self, clips: Clips | StreamedClips, data_wait: DataWait):
-        self.clips, self.data_wait = clips, data_wait
+    """Tells clips, order and moving average where training is."""
+
+    def __init__(self, trainer: VideoTrainer):
+        self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.clips.set_epoch(int(state.epoch or 0))
-        self.data_wait.starting = True
+        epoch = int(state.epoch or 0)
+        self.trainer.train_dataset.set_epoch(epoch)
+        if self.trainer.sampler is not None:
+            self.trainer.sampler.set_epoch(epoch)
+        self.trainer.pace.starting = True
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.data_wait.step_begins()
+        self.trainer.batch_of_step = 0
+        self.trainer.pace.step_begins()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.average is not None:
+            self.trainer.average.update(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.data_wait.step_ends()
-
-
-def checkpoint_to_resume(output_dir: str, asked: str | None) -> str | None:
-    """The checkpoint `--resume_from_checkpoint` names: a path, or the newest complete one in `output_dir`.
-
-    Checkpoints are not written atomically: one that a killed run left half-written is passed over. Raises `UserError`.
-    """
-    if asked is None:
-        return None
-    if asked.lower() not in ("latest", "true", "yes"):
-        if not is_complete(Path(asked)):
-            raise UserError(f"--resume_from_checkpoint {asked} is not a complete checkpoint: expected {', '.join(_RESUME_FILES)} in it.")  # fmt: skip
-        return asked
-    complete = [folder for folder in Path(output_dir).glob("checkpoint-*") if is_complete(folder)]
-    if not complete:
-        raise UserError(f"--resume_from_checkpoint: there is no complete checkpoint in {output_dir}. Start without it.")
-    return str(max(complete, key=lambda folder: int(folder.name.rpartition("-")[2])))
-
-
-def check_resumed_labels(checkpoint: str, labels: list[str]) -> None:
-    """Raises `UserError` when the checkpoint's head was trained on other labels, or on these in another order."""
-    config = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
-    old = [name for _, name in sorted(config["id2label"].items(), key=lambda item: int(item[0]))]
-    if old != labels:
-        raise UserError(
-            f"--resume_from_checkpoint {checkpoint} was trained on {len(old)} labels, the first {old[0]!r}; the dataset has "
-            f"{len(labels)}, the first {labels[0]!r}. Resume with the same dataset, or start a new run."
-        )
-
-
-def steps_done(checkpoint: str | None) -> int:
-    """Optimizer steps until a checkpoint; 0 without one."""
-    if checkpoint is None:
-        return 0
-    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
-    return int(state["global_step"])
-
-
-def is_complete(checkpoint: Path) -> bool:
-    return all((checkpoint / name).is_file() for name in _RESUME_FILES)
+        self.trainer.pace.step_ends()

@@ -65,11 +65,12 @@ def naming_videos(watch: Watch) -> Iterator[None]:
         ) from error
 
 
-class DataWait:
-    """The share of training time that steps waited for data, since the last `take`."""
+class Pace:
+    """How fast training goes and what it waits for, since the last `take`."""
 
     def __init__(self) -> None:
-        self.waited = self.worked = 0.0
+        self._waited = self._worked = 0.0
+        self._steps = 0
         self._step_began = 0.0
         self.starting = True  # processes start with the first batch, which is no sign of slow reading
 
@@ -78,21 +79,29 @@ class DataWait:
         before = time.monotonic()
         yield
         if not self.starting:
-            self.waited += time.monotonic() - before
+            self._waited += time.monotonic() - before
         self.starting = False
 
     def step_begins(self) -> None:
         self._step_began = time.monotonic()
 
     def step_ends(self) -> None:
-        self.worked += time.monotonic() - self._step_began
+        self._worked += time.monotonic() - self._step_began
+        self._steps += 1
 
-    def take(self) -> float | None:
-        """0 to 1; None where no step was taken."""
-        total = self.waited + self.worked
-        share = self.waited / total if self.worked else None
-        self.waited = self.worked = 0.0
-        return share
+    def take(self, clips_per_step: int, steps_left: int) -> dict[str, float]:
+        """`data_wait`, the share of time (0 to 1) that steps waited for clips; `clips_per_second`; `seconds_left` of
+        training, without evaluation. Empty where no step was taken.
+        """
+        total, steps = self._waited + self._worked, self._steps
+        waited, self._waited, self._worked, self._steps = self._waited, 0.0, 0.0, 0
+        if not steps:
+            return {}
+        return {
+            "data_wait": round(waited / total, 4),
+            "clips_per_second": float(f"{steps * clips_per_step / total:.4g}"),
+            "seconds_left": round(steps_left * total / steps),
+        }
 
 
 def wait_remedy(share: float, num_workers: int, cores: int, store: str | None) -> str:

@@ -16,7 +16,14 @@ from finetune.embeddings import grid_of, pair, resize_positions, resize_times
 from finetune.image_vit import HELP, State, extra_tokens, from_image_model
 from finetune.modeling import FIRST_STEPS, TimesformerForVideoClassification
 from finetune.named_models import NAMED_MODELS, random_model
-from finetune.processor import AUTHORS_MEAN, AUTHORS_STD, adapted_processor, load_processor, make_processor
+from finetune.processor import (
+    AUTHORS_MEAN,
+    AUTHORS_STD,
+    adapted_processor,
+    load_processor,
+    make_processor,
+    renormalised,
+)
 
 _PATCHES = "timesformer.embeddings.patch_embeddings.projection.weight"
 _POSITIONS = "timesformer.embeddings.position_embeddings"
@@ -59,6 +66,9 @@ def load_start(wanted: ModelArguments, labels: list[str]) -> Start:
         if wanted.input_channel_order == "bgr":
             swap_channels(source)
     fit_head(source, labels, wanted.new_head)
+    if wanted.image_mean or wanted.image_std:
+        source.processor = renormalised(source.processor, wanted.image_mean, wanted.image_std)
+        source.notes.append(("mean and std", f"{source.processor.image_mean}, {source.processor.image_std}: asked for"))
     model = build_model(source, wanted.attn_implementation)
     model.regularize(wanted.drop_path_rate, wanted.head_dropout)
     rows = [("weights", name), *source.notes]

@@ -8,7 +8,17 @@ import pytest
 import yaml
 
 from data_prep.errors import UserError
-from finetune.arguments import DataArguments, FinetuningArguments, ModelArguments, Settings, _Parser, parse_arguments
+from finetune.arguments import (
+    DataArguments,
+    FinetuningArguments,
+    ModelArguments,
+    Settings,
+    _Parser,
+    parse_arguments,
+    recipe_names,
+    recipe_path,
+)
+from finetune.learning import LearningArguments
 
 BASE = ["--dataset_name", "d", "--model_name_or_path", "timesformer-tiny", "--output_dir", "o"]
 
@@ -68,7 +78,7 @@ def test_without_a_dataset_the_demonstration_runs() -> None:
         ([*BASE, "--eval_strategy", "sometimes"], "sometimes"),
         ([*BASE, "--save_strategy", "steps"], "match"),
         ([*BASE, "--config", "none.yaml"], "cannot be read"),
-        ([*BASE, "--metric_for_best_model", "accuracy"], "expected one of top1, top5, macro_f1, loss"),
+        ([*BASE, "--metric_for_best_model", "accuracy"], "expected one of top1, top5, mean_class_accuracy"),
         ([*BASE, "--prediction_loss_only", "true"], "--prediction_loss_only is not supported"),
         ([*BASE, "--seed", "-1"], "--seed is -1"),
         ([*BASE, "--per_device_train_batch_size", "0"], "expected at least 1"),
@@ -113,6 +123,27 @@ def test_settings_that_are_objects_or_read_as_booleans_survive_the_recipe(tmp_pa
 
 
 def test_every_flag_is_described_in_help() -> None:
-    parser = _Parser((DataArguments, ModelArguments, FinetuningArguments))
+    parser = _Parser((DataArguments, ModelArguments, LearningArguments, FinetuningArguments))
     assert [action.dest for action in parser._actions if not action.help] == []
     assert "--short_side_jitter" in parser.format_help()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid_and_says_its_source_command_and_result(name: str) -> None:
+    text = recipe_path(name).read_text()
+    needed = ["--dataset_name", "data", "--output_dir", "out"]
+    if "model_name_or_path" not in yaml.safe_load(text):
+        needed += ["--model_name_or_path", "timesformer-small"]
+    settings = parse_arguments(["--config", name, *needed])
+    assert {key: value for key, value in settings.recipe.items() if key in yaml.safe_load(text)}
+    head = text.partition("\n\n")[0]
+    assert "# Source: " in head and ("# Command: " in head or name == "demo"), name
+
+
+def test_the_command_line_wins_over_a_recipe_and_a_file_over_its_namesake(tmp_path: Path) -> None:
+    given = ["--dataset_name", "data", "--output_dir", "out"]
+    settings = parse_arguments(["--config", "paper", "--learning_rate", "0.1", *given])
+    assert settings.training.learning_rate == 0.1 and settings.training.max_grad_norm == 0
+    assert settings.learning.lr_milestones == [11, 14] and settings.recipe["lr_milestones"] == [11.0, 14.0]
+    with pytest.raises(UserError, match="one of blog, demo, "):
+        parse_arguments(["--config", str(tmp_path / "paper"), *given])

@@ -69,7 +69,9 @@ def test_plain_transformers_agrees_and_what_differs_is_told(
 
 
 @pytest.mark.slow
-def test_the_pipeline_refuses_a_model_that_samples_otherwise_and_the_frames_still_work(save: Callable[..., Path]) -> None:
+def test_the_pipeline_refuses_a_model_that_samples_otherwise_and_the_frames_still_work(
+    save: Callable[..., Path],
+) -> None:
     folder = save(Sampling("dense", 3))
     answers = contract._ask_plain_transformers(folder, [np.zeros((9, 60, 60, 3), np.uint8)])
     assert "mutually exclusive" in answers[0]["refusal"] and len(answers[0]["logits"]) == 2
@@ -104,7 +106,9 @@ def test_the_fresh_process_sees_nothing_of_this_project() -> None:
 def test_the_cards_code_reads_the_frames_that_we_do(
     tmp_path: Path, write_video: Callable[..., Path], sampling: Sampling, video_frames: int
 ) -> None:
-    frames = np.broadcast_to(np.arange(video_frames, dtype=np.uint8)[:, None, None, None] * 18, (video_frames, 32, 32, 3))
+    frames = np.broadcast_to(
+        np.arange(video_frames, dtype=np.uint8)[:, None, None, None] * 18, (video_frames, 32, 32, 3)
+    )
     video = write_video(tmp_path / "v.mp4", frames.copy())
     scope: dict[str, Any] = {}
     exec(read_clip_code(sampling, 4), scope)

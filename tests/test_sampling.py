@@ -60,7 +60,19 @@ def test_views_of_dense_sampling_are_even_and_one_is_in_the_middle() -> None:
     strategy = Sampling("dense", frame_stride=2)
     assert strategy.evaluation(range(27), 4) == [[10, 12, 14, 16]]
     assert [clip[0] for clip in strategy.evaluation(range(27), 4, num_views=5)] == [0, 5, 10, 15, 20]
-    assert Sampling("segments").evaluation(range(8), 4, num_views=5) == [[0, 2, 4, 6]]
+
+
+def test_views_of_whole_videos_shift_inside_their_segments() -> None:
+    """Each frame of a video is seen once when there are as many views as a segment has frames."""
+    for strategy in ("uniform", "segments"):
+        views = Sampling(strategy).evaluation(range(12), 4, num_views=3)
+        assert views == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
+        assert Sampling(strategy).evaluation(range(3), 4, num_views=2) == [[0, 1, 2, 2]] * 2
+    assert Sampling("uniform").evaluation(range(100), 4, 5)[0] == Sampling("uniform").evaluation(range(100), 4)[0]
+    shifted = np.array(Sampling("segments").evaluation(range(100), 4, 2))
+    assert shifted.mean(0).round(1).tolist() == [11.5, 36.5, 61.5, 86.5]
+    crowded = np.array(Sampling("segments").evaluation(range(8), 4, num_views=5))
+    assert (crowded // 2 == np.arange(4)).all()
 
 
 @pytest.mark.parametrize("rounded", [3, 9])

@@ -39,7 +39,12 @@ def written(save: Callable[..., Path], tmp_path_factory: Any, monkeypatch: pytes
 def app(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The app's names; Gradio's own part is tried by hand, in a browser."""
     gradio = MagicMock(spec=ModuleType)
-    gradio.Error, gradio.Blocks, gradio.Row, gradio.Column = type("Error", (Exception,), {}), MagicMock(), MagicMock(), MagicMock()
+    gradio.Error, gradio.Blocks, gradio.Row, gradio.Column = (
+        type("Error", (Exception,), {}),
+        MagicMock(),
+        MagicMock(),
+        MagicMock(),
+    )
     for name in ("Markdown", "Video", "Button", "Label", "Gallery"):
         setattr(gradio, name, MagicMock())
     monkeypatch.setitem(sys.modules, "gradio", gradio)

@@ -22,7 +22,14 @@ def run(tmp_path: Path) -> Path:
     """What a run leaves, as far as an upload looks at it."""
     folder = tmp_path / "out"
     (folder / "checkpoint-1").mkdir(parents=True)
-    for name in ("README.md", "config.json", "video_preprocessor_config.json", "metrics.json", "recipe.yaml", "curves.png"):
+    for name in (
+        "README.md",
+        "config.json",
+        "video_preprocessor_config.json",
+        "metrics.json",
+        "recipe.yaml",
+        "curves.png",
+    ):
         (folder / name).write_text(json.dumps({"of": name}))
     for name in ("model.safetensors", "training_args.bin", "checkpoint-1/model.safetensors", "predictions.png"):
         (folder / name).write_bytes(os.urandom(300_000))

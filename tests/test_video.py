@@ -308,4 +308,16 @@ def test_the_clock_trusts_timestamps_until_they_turn_back() -> None:
     # Packed B-frames: delivered in order, stamped out of it.
     assert times([1, 2, 4, 3, 5, 7, 6], 25) == pytest.approx([0, 0.04, 0.12, 0.12, 0.16, 0.2, 0.24])
     assert times([None, None, None], 10) == pytest.approx([0, 0.1, 0.2])
-    assert times([None, None], None) == [None, None] == times([None, None], 1e9)
+    assert times([None, None], None) == [None, None]
+
+
+@pytest.mark.parametrize(("rate", "fps"), [(25, 25.0), (1_000_000_000, None)])
+def test_a_frame_rate_that_cannot_be_is_none(tmp_path: Path, rate: int, fps: float | None) -> None:
+    """An AVI has no timestamps: its header's dwScale and dwRate alone say how fast it runs."""
+    path = encode(tmp_path / "a.avi", gray_ramp(), rate=25, codec="mjpeg", pix_fmt="yuvj420p")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"strh") + 28
+    data[at : at + 8] = (1).to_bytes(4, "little") + rate.to_bytes(4, "little")
+    path.write_bytes(data)
+    info = probe(path)
+    assert (info.num_frames, info.fps, info.duration) == (12, fps, fps and 12 / fps)

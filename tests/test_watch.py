@@ -6,7 +6,7 @@ import pytest
 
 from data_prep.errors import UserError
 from finetune import watch
-from finetune.watch import DataWait, Watch, naming_videos, wait_remedy
+from finetune.watch import Pace, Watch, naming_videos, wait_remedy
 
 
 @pytest.mark.parametrize(
@@ -39,19 +39,19 @@ def test_other_errors_pass_through() -> None:
             raise RuntimeError(text)
 
 
-def test_the_share_of_waiting_leaves_out_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pace_and_the_share_of_waiting_leave_out_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
-    wait = DataWait()
-    assert wait.take() is None
+    pace = Pace()
+    assert pace.take(8, 30) == {}
     for seconds in (50.0, 1.0, 2.0):  # the first is the start of the processes
-        with wait.waiting():
+        with pace.waiting():
             now[0] += seconds
-        wait.step_begins()
+        pace.step_begins()
         now[0] += 3
-        wait.step_ends()
-    assert wait.take() == pytest.approx(3 / 12)
-    assert wait.take() is None
+        pace.step_ends()
+    assert pace.take(8, 30) == {"data_wait": 0.25, "clips_per_second": 2.0, "seconds_left": 120}
+    assert pace.take(8, 30) == {}
 
 
 def test_the_remedy_fits_the_machine_and_the_store() -> None:

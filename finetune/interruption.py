@@ -1,0 +1,84 @@
+"""A run that is told to stop (SIGTERM, as batch schedulers send it) saves first, and says that it is not finished."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from data_prep.errors import UserError
+
+_LAUNCHED_BY = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # which a launcher sets for its processes
+
+
+class Interrupted(UserError):
+    """The run was stopped, and saved. Its command ends with this exit code (EX_TEMPFAIL of sysexits.h: try again)."""
+
+    exit_code = 75
+
+
+class Interruption(TrainerCallback):
+    """Ends training after the step at which any process was told to stop, with a checkpoint of that step.
+
+    It raises `Interrupted` as soon as that is saved: nothing is evaluated, deleted or reported as if training was done.
+    At the last step of an epoch, what is due there comes first, so that resuming changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.told = False
+        self.stopping = False
+        self._parent = os.getppid() if any(name in os.environ for name in _LAUNCHED_BY) else None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While training: SIGTERM is noted; a second one ends the process at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGTERM)
+
+        def note(*_: Any) -> None:
+            self.told = True
+            signal.signal(signal.SIGTERM, before)
+
+        signal.signal(signal.SIGTERM, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._any_told(args):
+            self.stopping = True
+            control.should_training_stop = True
+            control.should_save = not _ends_epoch(state)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stopping:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stopping:
+            raise Interrupted(
+                f"stopped by SIGTERM after step {state.global_step} of {state.max_steps}, and saved. The run is not finished: "
+                "the same command goes on."
+            )
+
+    def _any_told(self, args: Any) -> bool:
+        # `accelerate launch` does not pass a signal on: its end is one.
+        told = self.told or (self._parent is not None and os.getppid() != self._parent)
+        if args.world_size == 1:
+            return told
+        flag = torch.tensor(float(told), device=args.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag)
+
+
+def _ends_epoch(state: Any) -> bool:
+    return abs(state.epoch - round(state.epoch)) < 1e-9

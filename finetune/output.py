@@ -1,0 +1,35 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from data_prep.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A file for text that takes the place of `path` when it is written. Line ends are as written, as CSV wants them."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with replacing(path) as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def check_writable(path: Path, flag: str) -> None:
+    """Before the work: raises `UserError` where a file cannot be written."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"{flag} {path}: {'is a directory' if path.is_dir() else 'its directory does not exist'}.")

@@ -1,0 +1,181 @@
+"""A run that is stopped or killed anywhere ends, resumed, with the weights of one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune.checkpoints import complete_checkpoints, publish, remove_old
+from finetune.interruption import Interrupted
+from finetune.run import main
+from finetune.trainer import VideoTrainer
+
+ROOT = Path(__file__).parents[1]
+# Everything random at once: 24 videos twice an epoch in batches of 4, two a step: 6 steps an epoch.
+OPTIONS = [
+    "--model_name_or_path", "timesformer-tiny", "--no_flip", "--short_side_jitter", "48", "60", "--color_jitter", "0.3",
+    "--random_erasing", "0.5", "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2",
+    "--repeated_augmentation", "2", "--mixup_alpha", "0.8", "--cutmix_alpha", "1", "--label_smoothing_factor", "0.1",
+    "--drop_path_rate", "0.2", "--head_dropout", "0.2", "--ema_decay", "0.9", "--layer_decay", "0.8",
+    "--class_weights", "balanced", "--learning_rate", "1e-3", "--num_train_epochs", "3",
+    "--report_to", "none", "--disable_tqdm", "true",
+]  # fmt: skip
+
+
+def options(dataset: Path, output_dir: Path, *more: str) -> list[str]:
+    return ["--dataset_name", str(dataset), "--output_dir", str(output_dir), *OPTIONS, *more]
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """A real SIGTERM to this process while the step after `step` is under way."""
+    whole = VideoTrainer.training_step
+
+    def training_step(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.state.global_step == step and self.batch_of_step == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(VideoTrainer, "training_step", training_step)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_threads() -> Iterator[None]:
+    """Sums of floats depend on the number of threads, and a run leaves a core to each process that reads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("finetune.run.use_all_cores", lambda training_args: None)
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(bars_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output_dir = tmp_path_factory.mktemp("whole") / "run"
+    main(options(bars_dataset, output_dir, "--dataloader_num_workers", "0"))
+    return output_dir
+
+
+@pytest.mark.parametrize(("step", "workers"), [(7, "2"), (11, "0")])
+def test_stopped_by_sigterm_the_same_command_goes_on_to_the_same_weights(
+    bars_dataset: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, step: int, workers: str
+) -> None:
+    """In the midst of the second epoch, and at its end, where evaluation comes first."""
+    command = options(bars_dataset, tmp_path / "run", "--dataloader_num_workers", workers)
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(Interrupted, match=f"after step {step + 1} of 18") as stopped:
+            main(command)
+    assert stopped.value.exit_code == 75
+    assert not (tmp_path / "run" / "metrics.json").exists(), "nothing is evaluated as if it were done"
+    assert [path.name for path in complete_checkpoints(tmp_path / "run")][-1] == f"checkpoint-{step + 1}"
+    main(command)
+    assert same_weights(whole, tmp_path / "run")
+    assert not (tmp_path / "run" / "unfinished.json").exists()
+
+
+def test_a_killed_run_goes_on_too_and_leaves_nothing_half_written(
+    bars_dataset: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state a SIGKILL leaves in the midst of saving: an older checkpoint, half of a new one where nobody looks."""
+    command = options(bars_dataset, tmp_path / "run", "--dataloader_num_workers", "0")
+
+    def killed(self: VideoTrainer, staged: Path) -> None:
+        if self.state.global_step == 12:
+            (staged / "optimizer.pt").write_bytes(b"half")
+            shutil.copytree(self.args.output_dir, tmp_path / "killed")
+            raise RuntimeError("killed")
+        save(self, staged)
+
+    save = VideoTrainer._complete_checkpoint
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(VideoTrainer, "_complete_checkpoint", killed)
+        main(command)
+    shutil.rmtree(tmp_path / "run")
+    shutil.move(tmp_path / "killed", tmp_path / "run")
+    main(command)
+    assert same_weights(whole, tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")} == set()
+
+
+def test_old_checkpoints_go_but_not_the_best(tmp_path: Path) -> None:
+    for step in (5, 10, 15, 100):
+        staged = tmp_path / "staged"
+        staged.mkdir()
+        for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "model.safetensors", "config.json"):
+            (staged / name).write_text("{}")
+        publish(staged, tmp_path / f"checkpoint-{step}")
+    remove_old(tmp_path, 1, str(tmp_path / "checkpoint-5"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-100", "checkpoint-5"]
+
+
+# Stops one of two processes only; the other must stop after the same step.
+TWO = """
+import os, signal, sys
+from finetune.run import main
+from finetune.trainer import VideoTrainer
+from data_prep.errors import exit_cleanly
+whole = VideoTrainer.training_step
+def training_step(self, *args, **kwargs):
+    if self.state.global_step == 4 and self.batch_of_step == 0 and os.environ["RANK"] == "1" and os.environ.get("STOP"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return whole(self, *args, **kwargs)
+VideoTrainer.training_step = training_step
+sys.exit(exit_cleanly(main)(sys.argv[1:]))
+"""
+
+
+def two_processes(folder: Path, arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
+    (folder / "two.py").write_text(TWO)
+    command = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", "two.py"]
+    return subprocess.run(
+        [*command, *arguments, "--use_cpu", "true"],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_learn_and_measure_what_one_does(bars_dataset: Path, tmp_path: Path) -> None:
+    """The same clips in the same steps, and evaluation batches that do not come out even."""
+    arguments = [
+        "--dataset_name", str(bars_dataset), "--model_name_or_path", "timesformer-tiny", "--no_flip",
+        "--learning_rate", "1e-3", "--max_steps", "9", "--class_weights", "balanced", "--label_smoothing_factor", "0.1",
+        "--ema_decay", "0.9", "--report_to", "none", "--disable_tqdm", "true", "--dataloader_num_workers", "0",
+        "--per_device_eval_batch_size", "3",
+    ]  # fmt: skip
+    one = main([*arguments, "--output_dir", str(tmp_path / "one"), "--per_device_train_batch_size", "4"])
+    process = two_processes(tmp_path, [*arguments, "--output_dir", "two", "--per_device_train_batch_size", "2"])
+    assert process.returncode == 0, process.stderr
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
+    metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert all(metrics[name] == pytest.approx(value, abs=1e-4) for name, value in one.items())
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_go_on_to_the_same_weights(bars_dataset: Path, tmp_path: Path) -> None:
+    def two(output_dir: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return two_processes(tmp_path, options(bars_dataset, Path(output_dir), "--dataloader_num_workers", "2"), **env)
+
+    assert (process := two("whole")).returncode == 0, process.stderr
+    stopped = two("run", STOP="1")
+    assert stopped.returncode != 0 and "stopped by SIGTERM after step 5 of 9" in stopped.stderr, stopped.stderr
+    assert (process := two("run")).returncode == 0, process.stderr
+    assert same_weights(tmp_path / "whole", tmp_path / "run")

@@ -1,0 +1,144 @@
+"""What `LearningArguments` promise, through the whole command on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from data_prep.errors import UserError
+from finetune import run
+from finetune.run import main
+from finetune.trainer import VideoTrainer
+from finetune.weights import load_checkpoint
+
+FAST = [
+    "--no_flip", "--short_side_jitter", "48", "50", "--per_device_train_batch_size", "4", "--dataloader_num_workers", "0",
+    "--report_to", "none", "--disable_tqdm", "true",
+]  # fmt: skip
+
+
+def train(dataset: Path, output_dir: Path, *more: str, model: str = "timesformer-tiny") -> dict[str, float]:
+    return main(["--dataset_name", str(dataset), "--output_dir", str(output_dir), "--model_name_or_path", model, *FAST, *more])  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "use_all_cores", lambda training_args: torch.set_num_threads(1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def started(bars_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint to go on from, which has learned nothing yet; trained in steps of 8 clips with early stopping."""
+    output_dir = tmp_path_factory.mktemp("started") / "run"
+    train(
+        bars_dataset, output_dir, "--target_batch_size", "8", "--lr_batch_size", "16", "--learning_rate", "1e-9",
+        "--num_train_epochs", "9", "--early_stopping_patience", "1", "--mixup_alpha", "0.8",
+    )  # fmt: skip
+    return output_dir
+
+
+def test_a_step_has_the_clips_asked_for_and_training_stops_when_nothing_gets_better(started: Path) -> None:
+    state = json.loads(next(started.glob("checkpoint-*/trainer_state.json")).read_text())
+    assert state["global_step"] == 3, "24 videos, 8 a step; the best is the first epoch's"
+    recipe = (started / "recipe.yaml").read_text()
+    assert "target_batch_size: 8" in recipe and "learning_rate: 1.0e-09" in recipe
+
+
+def test_the_first_batch_is_pictured_as_the_model_sees_it(started: Path) -> None:
+    with Image.open(started / "first_batch.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert pixels.shape[1] > 800 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+
+
+def test_a_linear_probe_trains_the_head_alone_and_says_what_it_chose(
+    bars_dataset: Path, started: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = train(bars_dataset, tmp_path / "out", "--config", "linear_probe", model=str(started))
+    assert capsys.readouterr().out.count("(chosen)") == 1
+    before, after = (load_file(folder / "model.safetensors") for folder in (started, tmp_path / "out"))
+    assert {name for name in before if not torch.equal(before[name], after[name])} <= {
+        "classifier.weight",
+        "classifier.bias",
+    }
+    assert not torch.equal(before["classifier.weight"], after["classifier.weight"])
+    assert 0 <= metrics["test_top1"] <= 1
+
+
+def test_lora_ends_as_a_plain_checkpoint_that_predicts_what_was_measured(
+    bars_dataset: Path, started: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    train(bars_dataset, tmp_path / "out", "--lora_rank", "2", "--max_steps", "6", "--learning_rate", "1e-2", model=str(started))  # fmt: skip
+    before, after = (load_file(folder / "model.safetensors") for folder in (started, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "timesformer.encoder.layer.0.attention.attention.qkv.weight" in changed
+    assert not any("layernorm" in name or "embeddings" in name for name in changed)
+    load_checkpoint(str(tmp_path / "out"))
+
+
+def test_several_labels_a_video_are_learned_and_the_checkpoint_says_so(bars_dataset: Path, tmp_path: Path) -> None:
+    several = datasets.DatasetDict(
+        {
+            split: rows.add_column("labels", [[label, 2] for label in rows["label"]])
+            .remove_columns("label")
+            .cast_column("labels", datasets.List(datasets.ClassLabel(names=["left", "right", "bar"])))
+            for split, rows in datasets.load_from_disk(str(bars_dataset)).items()
+        }
+    )
+    several.save_to_disk(str(tmp_path / "data"))
+    metrics = train(tmp_path / "data", tmp_path / "out", "--num_train_epochs", "3", "--learning_rate", "1e-3")
+    assert metrics["test_mean_average_precision"] > 0.5
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    with pytest.raises(UserError, match="several labels each"):
+        train(tmp_path / "data", tmp_path / "no", "--sampler", "balanced")
+
+
+def test_out_of_memory_is_answered_with_three_settings(
+    bars_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def training_step(self: VideoTrainer, *args: object, **kwargs: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(VideoTrainer, "training_step", training_step)
+    with pytest.raises(UserError, match=r"per_device_train_batch_size.*gradient_checkpointing.*bf16"):
+        train(bars_dataset, tmp_path / "out")
+
+
+def test_batches_shrink_until_they_fit_and_a_step_keeps_its_clips(
+    bars_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = VideoTrainer.training_step
+    steps = []
+
+    def training_step(self: VideoTrainer, model: object, inputs: dict, num_items: object = None) -> torch.Tensor:
+        if len(inputs["labels"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        steps.append(self.args.gradient_accumulation_steps)
+        return whole(self, model, inputs, num_items)
+
+    monkeypatch.setattr(VideoTrainer, "training_step", training_step)
+    train(
+        bars_dataset, tmp_path / "out", "--auto_find_batch_size", "true", "--target_batch_size", "4", "--max_steps", "2"
+    )
+    assert steps == [2, 2, 2, 2]
+
+
+def test_a_small_dataset_and_trained_weights_are_given_the_recipe_for_it(
+    bars_dataset: Path, started: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(bars_dataset, tmp_path / "out", "--max_steps", "1", model=str(started))
+    assert "24 training videos: settings that are not given are those of --config small_data" in capsys.readouterr().out
+    recipe = (tmp_path / "out" / "recipe.yaml").read_text()
+    assert "layer_decay: " in recipe and "max_steps: 1" in recipe
