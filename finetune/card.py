@@ -158,6 +158,6 @@ def as_repo_id(text: Any) -> str:
 
 
 def as_code(text: Any) -> str:
-    """`text` inside backticks in a Markdown table."""
-    plain = "".join(char if char.isprintable() else " " for char in str(text)).replace("`", "'").replace("|", "\\|")
-    return f"`{plain}`"
+    """`text` as code, in a Markdown table too: in backticks unless it holds what they, or a table's cell, would not keep."""
+    plain = "".join(char if char.isprintable() else " " for char in str(text))
+    return f"<code>{as_markdown_text(plain)}</code>" if re.search(r"[`|\\]", plain) else f"`{plain}`"

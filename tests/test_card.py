@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,19 @@ FACTS = CardFacts(
     confusion=[[9, 1], [4, 5]], groups={"train": 12, "test": 3}, split_seed=0, kept_though_damaged=1, examples=False, chosen_on_validation=True, architecture=None, versions={"torch": "2.14.1"},
 )  # fmt: skip
 
+CHANGED = (
+    "name",
+    "repo_id",
+    "labels",
+    "started_from",
+    "license",
+    "dataset",
+    "counts",
+    "notes",
+    "recipe",
+    "unreadable",
+    "code",
+)
 HOSTILE = "a|b `c` {{ 7*7 }} {% if %} --- <script>alert(1)</script>\n---\nlicense: evil\n# big *bold* [x](http://y) $x$"
 
 
@@ -76,6 +90,39 @@ def test_hostile_texts_break_nothing() -> None:
     assert "49" not in text
     outside_code = "".join(part for i, part in enumerate(body.split("`")) if i % 2 == 0)
     assert "<script>" not in outside_code.replace("\\<", "")
+
+
+NASTY = [
+    HOSTILE, "---", "\n---\n", "{{ facts }}", "{% raw %}", "|", "a\\|b", "`", "```\n# x", "<script>alert(1)</script>", "<!--", "&lt;b&gt;",
+    "![x](http://y/z.png)", "[a]: http://b", "\u202egnp.exe", "\u200b", "\x00\x1b[31m", "- item", "1. item", "yes", "null", "'", '"', "é漢🎬", "*" * 300,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("nasty", NASTY, ids=range(len(NASTY)))
+def test_no_name_breaks_metadata_tables_or_code(nasty: str) -> None:
+    facts = replace(
+        FACTS, name=nasty, repo_id=f"ME/{nasty}", labels=[nasty, "b"], started_from=nasty, license=nasty, dataset=nasty,
+        counts={"train": {nasty: 1, "b": 1}}, notes=[nasty], recipe={nasty: nasty}, unreadable=[nasty], code=nasty,
+    )  # fmt: skip
+    text, plain = (
+        render_card(facts),
+        render_card(
+            replace(
+                facts,
+                **{key: getattr(FACTS, key) for key in CHANGED}
+                | {"recipe": {"a": 1}, "unreadable": ["a"], "counts": {"train": FACTS.counts["train"]}},
+            )
+        ),
+    )
+    assert ModelCard(text).data.license == nasty
+    assert yaml.safe_load(text.removeprefix("---\n").partition("\n---\n")[0])["model-index"][0]["name"] == nasty
+    body, expected = (card.partition("\n---\n\n# ")[2].splitlines() for card in (text, plain))
+    assert len(body) == len(expected), "a name makes no line"
+    assert [line.count("```") for line in body] == [line.count("```") for line in expected]
+    cells = [re.sub(r"\\.", "", line).count("|") for line in body]
+    assert cells == [re.sub(r"\\.", "", line).count("|") for line in expected], "a name makes no cell"
+    assert all(char.isprintable() for line in body for char in line)
+    assert not re.search(r"(?<!\\)<(script|!--)", re.sub(r"`[^`]*`", "", "\n".join(body)))
 
 
 def test_frames_of_videos_are_shown_only_when_that_was_asked() -> None:
