@@ -10,7 +10,8 @@ import numpy as np
 from datasets import Dataset
 
 from finetune.arguments import Settings
-from finetune.card import collect_facts, render_card
+from finetune.card import render_card
+from finetune.card_facts import collect_facts
 from finetune.clip import ClipMaker
 from finetune.dataset import Splits
 from finetune.evaluation import Evaluation, Protocol, choose_thresholds, evaluate_split

@@ -158,6 +158,11 @@ class Sampling:
             raise ValueError("its frames have no times")
         return frames_at_rate(times or [number / (fps or 1) for number in range(num_frames)], self.target_fps)
 
+    @property
+    def is_the_pipelines(self) -> bool:
+        """Whether transformers' pipeline takes the same frames of a video."""
+        return self.strategy == "uniform" and self.target_fps is None
+
     def write_to(self, config: Any) -> None:
         """Into a model's config."""
         config.clip_sampling, config.clip_frame_stride = self.strategy, self.frame_stride

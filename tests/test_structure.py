@@ -37,9 +37,10 @@ def test_one_file_opens_videos() -> None:
         if "av" in {n.split(".")[0] for n in imports(path)}
     }
     # The door, and behind it what decodes single packets of a file that went through it; those that only write videos;
-    # and the card, which names PyAV's version.
+    # and what names PyAV's version, in a card and for an app.
     assert importing == {
-        "data_prep/video.py", "data_prep/indexed.py", "data_prep/encode.py", "data_prep/demo.py", "finetune/card.py",
+        "data_prep/video.py", "data_prep/indexed.py", "data_prep/encode.py", "data_prep/demo.py", "finetune/card_facts.py",
+        "finetune/space.py",
     }  # fmt: skip
 
 
@@ -85,7 +86,18 @@ def test_readme_names_every_file_of_both_packages() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["data_prep", "data_prep.demo", "finetune.predict", "finetune.hub", "finetune.explain", "finetune.export"]
+    "module",
+    [
+        "data_prep",
+        "data_prep.demo",
+        "finetune.predict",
+        "finetune.hub",
+        "finetune.explain",
+        "finetune.export",
+        "finetune.space",
+        "finetune.evaluate",
+        "finetune.compare",
+    ],  # fmt: skip
 )
 def test_every_command_explains_every_flag(module: str) -> None:
     shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
