@@ -97,7 +97,7 @@ def test_readme_names_every_file_of_both_packages() -> None:
         "finetune.space",
         "finetune.evaluate",
         "finetune.compare",
-    ],  # fmt: skip
+    ],
 )
 def test_every_command_explains_every_flag(module: str) -> None:
     shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
