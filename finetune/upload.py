@@ -24,7 +24,7 @@ from data_prep.patience import patiently, reason, tire_of_silence
 PUSHED_FILES = [
     "README.md", "config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json",
     "video_preprocessor_config.json", "metrics.json", "recipe.yaml",
-    "curves.png", "confusion_matrix.png",
+    "curves.png", "confusion_matrix.png", "per_class.png",
 ]  # fmt: skip
 PICTURE_OF_VIDEOS = "predictions.png"
 
