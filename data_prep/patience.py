@@ -6,12 +6,18 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from huggingface_hub import set_client_factory
+from huggingface_hub.errors import LocalTokenNotFoundError
+from huggingface_hub.utils import get_session
+
 try:
     from huggingface_hub.utils import httpx  # 2.x speaks through httpx2, and names it httpx here
 except ImportError:  # 1.x
     import httpx  # type: ignore[no-redef]
 
 _WAITS_SECONDS = (1, 4, 16)
+_SILENCE_SECONDS = 90  # a large commit takes the Hub a while
+_PASSING = {408, 409, 412, 425, 429}  # too slow, too early, too many, or another commit came in between
 HUB_ERRORS = (OSError, ValueError, httpx.HTTPError)  # what the client raises when the Hub refuses or breaks off
 
 T = TypeVar("T")
@@ -30,9 +36,17 @@ def patiently(call: Callable[[], T]) -> T:
 
 
 def _may_pass(error: Exception) -> bool:
-    """A server's fault, too many requests, or a broken connection; not a refusal."""
+    """A server's fault, too many requests, or a broken connection; not a refusal, nor what is amiss here."""
+    if isinstance(error, (LocalTokenNotFoundError, FileNotFoundError, PermissionError)):
+        return False
     code = status(error)
-    return code is None or code >= 500 or code == 429
+    return code is None or code >= 500 or code in _PASSING
+
+
+def tire_of_silence(seconds: float = _SILENCE_SECONDS) -> None:
+    """From here on a connection to the Hub on which nothing comes for so long is broken off; the client waits for ever."""
+    hooks = get_session().event_hooks
+    set_client_factory(lambda: httpx.Client(event_hooks=hooks, follow_redirects=True, timeout=seconds))
 
 
 def status(error: Any) -> int | None:
@@ -42,5 +56,8 @@ def status(error: Any) -> int | None:
 
 def reason(error: Exception) -> str:
     """One line that says what happened."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("(Request ID")]
+    code = status(error)
+    told = " ".join(lines[:2]) if code else (lines or [""])[0]
+    shown = code and str(code) not in told
+    return f"{type(error).__name__}: {f'{code} ' if shown else ''}{told}"

@@ -9,10 +9,11 @@ from typing import Any
 from huggingface_hub import DatasetCard, HfApi
 
 from data_prep.errors import UserError, printable
-from data_prep.patience import HUB_ERRORS, patiently, reason
+from data_prep.patience import HUB_ERRORS, patiently, reason, tire_of_silence
 from data_prep.store import open_dataset
 
 _SHOWN_CLASSES = 100
+_XET_HINT = "; where the Hub does not speak Xet, with HF_HUB_DISABLE_XET=1 before it"
 
 
 def publish(directory: Path, repo_id: str, private: bool, summary: dict[str, Any]) -> None:
@@ -25,11 +26,14 @@ def publish(directory: Path, repo_id: str, private: bool, summary: dict[str, Any
     dataset = open_dataset(directory)
     if "train" in dataset:  # who streams it mixes only neighbours, which are of one class on disk
         dataset["train"] = dataset["train"].shuffle(seed=0)
+    tire_of_silence()
     api = HfApi()
     try:
         patiently(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
         patiently(lambda: dataset.push_to_hub(repo_id, embed_external_files=True))
-        card = DatasetCard.load(repo_id)  # with the columns and files that push_to_hub has written there
+        card = patiently(
+            lambda: DatasetCard.load(repo_id)
+        )  # with the columns and files that push_to_hub has written there
         card.text = card_text(repo_id, summary)
         card.data.task_categories = ["video-classification"]
         card.data.tags = ["video"]
@@ -41,8 +45,8 @@ def publish(directory: Path, repo_id: str, private: bool, summary: dict[str, Any
         )  # fmt: skip
     except HUB_ERRORS as error:
         raise UserError(
-            f"the Hub refused or broke off the upload of {directory} to {repo_id} ({reason(error)}). Nothing is lost: "
-            "the dataset is on disk, and the same command tries again."
+            f"the Hub refused or broke off the upload of {directory} to {repo_id} ({printable(reason(error))}). Nothing is lost: "
+            f"the dataset is on disk, and the same command tries again{_XET_HINT if 'xet' in str(error).lower() else ''}."
         ) from error
     print(f"published {directory} as {repo_id}{' (private)' if private else ''}")
 

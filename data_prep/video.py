@@ -15,6 +15,7 @@ pixels are the same.
 from __future__ import annotations
 
 import io
+import math
 import os
 import stat
 import time
@@ -43,6 +44,10 @@ EXTENSIONS = frozenset(
 
 # Every demuxer that the extensions need, none that follows a reference to another file (hls, concat, sdp, image2).
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,gif,asf,flv,ogg"
+
+_STREAM_FORMATS = "matroska,webm,mpegts,mpeg,flv,avi,mov,mp4,m4a,3gp,3g2,mj2,yuv4mpegpipe,mjpeg,ogg"
+
+_STREAM_BUFFER = 4096  # bytes, which a small picture may take a second to fill
 
 Source = str | os.PathLike[str] | bytes | memoryview
 _IN_MEMORY = (bytes, memoryview)
@@ -167,6 +172,23 @@ def open_video(
             context = stream.codec_context
             maker = IndexMaker(container.format.name, context.name, context.extradata or b"", pread, num_bytes)
             yield VideoFile(container, stream, time_limit, maker)
+
+
+@contextmanager
+def open_stream(file: Any) -> Iterator[VideoFile]:
+    """Frames of a live stream for as long as it lasts, from an object whose `read(n)` gives its next bytes.
+
+    Only demuxers that can begin without a seek and follow no reference are tried. Raises `VideoError`.
+    """
+    options = {"format_whitelist": _STREAM_FORMATS, "protocol_whitelist": "file"}
+    # What it is has to be told from its first second: FFmpeg would wait for five.
+    options |= {"analyzeduration": "1000000", "fpsprobesize": "4"}
+    try:
+        container = av.open(file, metadata_errors="ignore", options=options, buffer_size=_STREAM_BUFFER)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(f"cannot be opened as a stream: {_reason(error)}") from error
+    with container:
+        yield VideoFile(container, _best_stream(container), math.inf)
 
 
 def _best_stream(container: Any) -> Any:

@@ -107,6 +107,7 @@ class FinetuningArguments(TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Log every this many steps."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the logs."})
     report_to: str = field(default="tensorboard", metadata={"help": "Where logs go: tensorboard, wandb, trackio, ..., none."})  # fmt: skip
+    hub_strategy: str = field(default="end", metadata={"help": "Must stay end: the finished run is checked and pushed once, so that the Hub can neither slow training down nor end it."})  # fmt: skip
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay False: clips are read from columns the model does not know."})  # fmt: skip
     dataloader_num_workers: int = field(default=default_workers(), metadata={"help": "Processes that read clips. Default: beside a GPU one for each core but one, 16 at most; where the cores compute themselves, half of them, 4 at most."})  # fmt: skip
 
@@ -276,6 +277,12 @@ def _check(
         raise UserError(
             "--hub_token would be written into the run's files: log in with `hf auth login` or set HF_TOKEN."
         )
+    if training.hub_strategy != "end":
+        raise UserError(
+            "--hub_strategy must stay end: the finished run is checked and pushed once. Its checkpoints stay in output_dir."
+        )
+    if training.hub_revision is not None:
+        raise UserError("--hub_revision is not supported: the run is pushed to main. Leave it out.")
     if training.push_to_hub and "/" not in (training.hub_model_id or ""):
         raise UserError("--push_to_hub needs --hub_model_id, as me/name.")
     best = (training.metric_for_best_model or "").removeprefix("eval_")

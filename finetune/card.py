@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import av
-import datasets
 import jinja2
-import torch
-import transformers
 from huggingface_hub import EvalResult, ModelCardData
 
-from finetune.arguments import Settings
-from finetune.dataset import Splits
-from finetune.modeling import is_plain
-from finetune.named_models import NAMED_MODELS
+from finetune.sampling import Sampling
 
-TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
+_TEMPLATES = Path(__file__).parents[1] / "model_cards"
+_TABLE_CLASSES = 12  # whose confusion matrix fits a page as text; of more, the most frequent confusions are told
+_SHOWN_CONFUSIONS = 10
+_SHOWN_CURVE = 12  # rows
 
 
 @dataclass(frozen=True)
@@ -37,106 +32,78 @@ class CardFacts:
     dataset: str
     dataset_id: str | None  # a Hub id
     counts: dict[str, dict[str, int]]  # split -> label -> videos
+    groups: dict[str, int]  # split -> groups
+    split_seed: int | None  # of data_prep, where it made the splits
     rejected: int | None
+    kept_though_damaged: int
     notes: list[str]
     split: str  # the one that was evaluated
     metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]  # 95 %, of the metrics that have one
+    resampled: str  # videos or groups: what the intervals are over
     per_class: dict[str, list[float]]
+    confusion: list[list[int]]  # rows: true
     protocol: str
     num_frames: int
     height: int
     width: int
     attention_type: str
     is_plain: bool  # whether transformers alone gives the same
+    is_multi_label: bool
     num_parameters: int
+    megabytes: float  # of the weights' files
     augmentation: str
-    sampling: str  # the strategy's name
+    sampling: Sampling
     unreadable: list[str]  # videos that were skipped
     recipe: dict[str, Any]
     num_processes: int
-    seconds: float
+    seconds: float  # all of the run
+    training_seconds: float | None
+    device: str
+    code: str  # version or commit of this project
+    curve: list[dict[str, float]]  # epoch, loss, eval_loss, eval_top1, where measured
     chosen_on_validation: bool  # whether the checkpoint is the best of several
     examples: bool  # whether the card may show frames of the test videos
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def collect_facts(
-    trainer: Any,
-    splits: Splits,
-    settings: Settings,
-    evaluation: Any,
-    hub_model_id: str | None,
-    seconds: float,
-) -> CardFacts:
-    """The facts of a finished run; `evaluation` is `finetune.evaluation.Evaluation` or None."""
-    config, start = trainer.model.config, settings.model.model_name_or_path
-    crop = trainer.processing_class.crop_size
-    name = (hub_model_id or Path(trainer.args.output_dir).name).rpartition("/")[2]
-    maker = trainer.train_dataset.maker
-    given = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    return CardFacts(
-        name=name,
-        repo_id=hub_model_id or f"ME/{name}",
-        labels=splits.labels,
-        base_model=start if _is_hub_id(start) else None,
-        architecture=start if start in NAMED_MODELS else None,
-        started_from=start if _is_hub_id(start) else Path(start).name,
-        license=settings.model.license,
-        dataset=_dataset_name(splits.name),
-        dataset_id=splits.name if _is_hub_id(splits.name) else None,
-        counts={key: _count(rows, splits.labels) for key, rows in given.items() if rows is not None},
-        rejected=splits.summary.get("rejected"),
-        notes=splits.summary.get("notes", []),
-        split=evaluation.split if evaluation else "",
-        metrics=evaluation.metrics if evaluation else {},
-        per_class=evaluation.computed["per_class"] if evaluation else {},
-        protocol=evaluation.protocol if evaluation else "",
-        num_frames=config.num_frames,
-        height=crop["height"],
-        width=crop["width"],
-        attention_type=config.attention_type,
-        is_plain=is_plain(config),
-        num_parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
-        augmentation=f"{maker.sampling.in_training()}, {maker.transform.in_words()}",
-        sampling=maker.sampling.strategy,
-        unreadable=sorted(trainer.unreadable),
-        recipe=settings.recipe,
-        num_processes=trainer.args.world_size,
-        seconds=seconds,
-        chosen_on_validation=trainer.args.load_best_model_at_end,
-        examples=settings.model.push_examples,
-        versions={
-            "python": platform.python_version(),
-            **{module.__name__: module.__version__ for module in (torch, transformers, datasets, av)},
-        },
-    )
-
-
-def _is_hub_id(name: str) -> bool:
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists()
-
-
-def _dataset_name(name: str) -> str:
-    """The last part of a path: the rest is nobody's business."""
-    return name if _is_hub_id(name) else Path(name).name
-
-
-def _count(rows: Any, labels: list[str]) -> dict[str, int]:
-    counts = dict.fromkeys(labels, 0)
-    several = "labels" in rows.column_names
-    for numbers in rows["labels"] if several else ([number] for number in rows["label"]):
-        for number in numbers:
-            counts[labels[number]] += 1
-    return counts
-
-
 def render_card(facts: CardFacts) -> str:
     """README.md: YAML metadata for the Hub, then Markdown. Nothing in `facts` can break either."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # fmt: skip
-    environment.filters["text"] = as_markdown_text
-    environment.filters["code"] = as_code
-    body = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(facts=facts)
+    body = environment().get_template("template.md").render(
+        facts=facts, read_clip=read_clip_code(facts.sampling, facts.num_frames), confusions=most_frequent_confusions(facts), table_classes=_TABLE_CLASSES, curve=thinned(facts.curve)
+    )  # fmt: skip
     return f"---\n{card_data(facts).to_yaml()}\n---\n\n{body}"
+
+
+def read_clip_code(sampling: Sampling, num_frames: int) -> str:
+    """Python that reads the clip a model is shown with PyAV and numpy alone: `read_clip(path)`."""
+    return environment().get_template("read_clip.py.jinja").render(sampling=sampling, num_frames=num_frames)
+
+
+def environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    made.filters |= {"text": as_markdown_text, "code": as_code, "repo": as_repo_id, "duration": as_duration}
+    return made
+
+
+def most_frequent_confusions(facts: CardFacts) -> list[tuple[str, str, int]]:
+    """(true, predicted, videos), the most frequent first."""
+    wrong = [
+        (facts.labels[row], facts.labels[column], count)
+        for row, counts in enumerate(facts.confusion)
+        for column, count in enumerate(counts)
+        if row != column and count
+    ]
+    return sorted(wrong, key=lambda entry: -entry[2])[:_SHOWN_CONFUSIONS]
+
+
+def thinned(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """At most `_SHOWN_CURVE` of them, evenly, the last one always."""
+    step = -(-len(rows) // _SHOWN_CURVE) or 1
+    return rows[::-1][::step][::-1]
 
 
 def card_data(facts: CardFacts) -> ModelCardData:
@@ -155,6 +122,7 @@ def card_data(facts: CardFacts) -> ModelCardData:
             metric_type=names[key][0],
             metric_name=names[key][1],
             metric_value=round(value, 4),
+            metric_args={"protocol": facts.protocol},
         )
         for key, value in ((key.removeprefix(f"{facts.split}_"), value) for key, value in facts.metrics.items())
         if key in names
@@ -178,7 +146,18 @@ def as_markdown_text(text: Any) -> str:
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$-])", r"\\\1", plain)
 
 
+def as_duration(seconds: float) -> str:
+    if seconds < 600:
+        return f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
+    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
+
+
+def as_repo_id(text: Any) -> str:
+    """`text` where code names a repository: nothing that could end a string or a code block."""
+    return re.sub(r"[^\w./-]", "-", str(text), flags=re.ASCII)
+
+
 def as_code(text: Any) -> str:
-    """`text` inside backticks in a Markdown table."""
-    plain = "".join(char if char.isprintable() else " " for char in str(text)).replace("`", "'").replace("|", "\\|")
-    return f"`{plain}`"
+    """`text` as code, in a Markdown table too: in backticks unless it holds what they, or a table's cell, would not keep."""
+    plain = "".join(char if char.isprintable() else " " for char in str(text))
+    return f"<code>{as_markdown_text(plain)}</code>" if re.search(r"[`|\\]", plain) else f"`{plain}`"

@@ -188,7 +188,10 @@ def choose_thresholds(scorer: Scorer, maker: ClipMaker, validation: Dataset, pro
 
 
 def _thresholds(config: Any) -> np.ndarray:
-    return np.array(getattr(config, "label_thresholds", None) or [0.5] * config.num_labels)
+    thresholds = np.array(getattr(config, "label_thresholds", None) or [0.5] * config.num_labels, dtype=np.float64)
+    if len(thresholds) != config.num_labels:
+        raise UserError(f"the model's config.json has {len(thresholds)} label_thresholds for {config.num_labels} labels: take them out of it.")  # fmt: skip
+    return thresholds
 
 
 def _exceptions(scored: Scored, config: Any, thresholds: np.ndarray | None) -> str:

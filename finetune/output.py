@@ -29,6 +29,15 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def check_writable(path: Path, flag: str) -> None:
     """Before the work: raises `UserError` where a file cannot be written."""
     if path.is_dir() or not path.absolute().parent.is_dir():

@@ -1,124 +1,142 @@
-"""python -m finetune.predict MODEL VIDEO [VIDEO...]: the likeliest labels of each video."""
+"""python -m finetune.predict MODEL INPUT [INPUT...]: the likeliest labels of each video.
 
+With --timeline the labels over the time of a long video; with --stream, of frames that come from a camera or a pipe.
+"""
+
+# torch and transformers take seconds to import: what needs them is imported where it is used, so that --help and wrong
+# arguments are answered at once, and the processes that decode, which import this file again, start quickly.
 from __future__ import annotations
 
 import argparse
-import csv
-import glob
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import TimesformerVideoProcessor
+from tqdm import tqdm
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
-from data_prep.limits import VideoError
-from data_prep.video import EXTENSIONS, probe_times, read_frames
-from finetune.batch import ClipTransform, normalise
-from finetune.modeling import TimesformerForVideoClassification
-from finetune.sampling import Sampling
-from finetune.weights import load_checkpoint
+from data_prep.workers import available_cores
+from finetune.inputs import find_inputs
+from finetune.model_flags import add_model_flags, load_classifier, not_negative, positive, positive_seconds
+from finetune.rows import Row, done_before, writer_to
 
-Row = dict[str, Any]
+_FORMATS = {
+    "a prediction of whole videos": ("table", "json", "jsonl", "csv"),
+    "--timeline": ("table", "json", "csv", "srt"),
+    "--stream": ("table", "jsonl"),
+}
+_FEW = 3  # videos that are read before other processes would have started
 
 
 def main(argv: list[str] | None = None) -> list[Row]:
-    """Prints and returns one row per video: `video` and `predictions`, or `video` and `error`."""
+    """Prints or writes and returns one row per video: `video` and `predictions`, or `video` and `error`.
+
+    With --timeline a row per segment; with --stream the last row.
+    """
     options = parse_arguments(argv)
-    videos = list(find_inputs(options.videos))
-    model, processor = load_checkpoint(options.model)
-    try:
-        model.to(options.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {options.device} cannot be used: {str(error).splitlines()[0]}") from error
-    rows = [predict_video(model, processor, video, options.top_k) for video in videos]
-    write_rows(rows, options.format)
-    if all("error" in row for row in rows):
-        raise UserError(f"none of the {len(rows)} videos could be read; the first: {rows[0]['error']}.")
+    if options.timeline:
+        classifier = load_classifier(options)
+        from finetune import timeline
+
+        return timeline.run(options, classifier)
+    if options.stream:
+        classifier = load_classifier(options)
+        from finetune import live
+
+        return live.run(options, classifier)
+    return predict_videos(options)
+
+
+def predict_videos(options: argparse.Namespace) -> list[Row]:
+    sources = find_inputs(options.inputs)
+    classifier = load_classifier(options)
+    before = done_before(options.output, options.format, classifier.labels, options.top_k)
+    todo = [source for source in sources if source.path not in before]
+    if before:
+        print(f"{len(sources) - len(todo)} of {len(sources)} videos are in {options.output} already", file=sys.stderr)
+    num_workers = options.num_workers
+    if num_workers is None:
+        num_workers = 0 if len(todo) <= _FEW else available_cores()
+    from finetune.classifier import Ask
+    from finetune.views import Views
+
+    ask = Ask(options.top_k, Views.parse(options.views), options.average, options.batch_size, num_workers)
+    rows = []
+    with writer_to(options.output, options.format) as write, _progress(len(todo), options.output) as progress:
+        for row in classifier.rows(todo, ask):
+            write(row)
+            rows.append(row)
+            progress.update()
+    tell_outcome(rows)
     return rows
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = CommandLine(prog="python -m finetune.predict", description=__doc__)
+    about, more = (__doc__ or "").split("\n\n", 1)
+    parser = CommandLine(prog="python -m finetune.predict", description=about, epilog=more)
     parser.add_argument("model", metavar="MODEL", help="TimeSformer checkpoint: a directory or a Hub id")
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, folders of them, or quoted globs")
-    parser.add_argument("--top_k", type=int, default=5, help="labels per video (default: 5)")
-    parser.add_argument(
-        "--format", choices=("table", "json", "csv"), default="table", help="of the output (default: table)"
-    )
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    parser.add_argument("--device", default=str(device), help=f"default: {device}")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="video files, folders of them, quoted globs, lists (.csv, .tsv, .txt: path and optionally label), or - for paths on standard input, one a line")  # fmt: skip
+    parser.add_argument("--top_k", type=positive, default=5, help="labels per video (default: 5)")
+    parser.add_argument("--format", choices=("table", "json", "jsonl", "csv", "srt"), help="of the output (default: by --output's extension, else table)")  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write there; jsonl and csv grow video by video, and the same command goes on where it was")  # fmt: skip
+    parser.add_argument("--views", default="1x1", help="clips x crops of each video which are averaged, as 4x1 or 10x3 (default: 1x1)")  # fmt: skip
+    parser.add_argument("--average", choices=("logits", "probabilities"), default="logits", help="what is averaged over the views (default: logits, as evaluation does)")  # fmt: skip
+    parser.add_argument("--batch_size", type=positive, default=4, help="clips the model sees at once (default: 4)")
+    parser.add_argument("--num_workers", type=not_negative, help=f"processes that decode; 0: none but this one (default: {available_cores()}, the cores; 0 for up to {_FEW} videos)")  # fmt: skip
+    add_model_flags(parser)
+    _add_time_flags(parser)
     options = parser.parse_args(argv)
-    if options.top_k < 1:
-        raise UserError(f"--top_k is {options.top_k}, expected at least 1.")
+    _check_output(options)
     return options
 
 
-def find_inputs(inputs: list[str]) -> Iterator[str]:
-    """Files as they are; the videos under a folder, sorted; what a glob matches. A missing file stays, for its error row."""
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            inside = sorted(
-                str(file) for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.name[0] != "."
-            )
-            if not inside:
-                raise UserError(f"{text} holds no videos (extensions {' '.join(sorted(EXTENSIONS))}).")
-            yield from inside
-        elif not path.exists() and glob.has_magic(text):
-            matches = sorted(glob.glob(text, recursive=True))
-            if not matches:
-                raise UserError(f"{text} matches no file.")
-            yield from matches
-        else:
-            yield text
+def _add_time_flags(parser: argparse.ArgumentParser) -> None:
+    times = parser.add_argument_group("over time")
+    which = times.add_mutually_exclusive_group()
+    which.add_argument("--timeline", action="store_true", help="segments of one label in a long video: start, end, label, score; table, json, csv or srt")  # fmt: skip
+    which.add_argument("--stream", action="store_true", help="INPUT is -, a pipe, or a file that is still being written (MPEG-TS, Matroska, FLV, y4m; MJPEG counts as 25 frames a second): a line each stride; table or jsonl")  # fmt: skip
+    times.add_argument("--window_seconds", type=positive_seconds, default=4.0, help="what the model sees at once: about as long as the videos it was trained on (default: 4)")  # fmt: skip
+    times.add_argument("--stride_seconds", type=positive_seconds, help="from window to window (default: half a window)")
+    times.add_argument("--min_score", type=float, default=0.0, help="--timeline: leave out segments below (default: 0)")
+    times.add_argument("--picture", type=Path, metavar="FILE.png", help="--timeline: draw the scores over time")
+    times.add_argument("--patience_seconds", type=float, default=5.0, help="--stream: a file ends when it has not grown for so long (default: 5)")  # fmt: skip
 
 
-def predict_video(
-    model: TimesformerForVideoClassification, processor: TimesformerVideoProcessor, video: str, top_k: int
-) -> Row:
-    """Scores of one clip of the whole video, sampled as the model was trained to see."""
-    try:
-        info, times = probe_times(video)
-        sampling = Sampling.read_from(model.config)
-        frames = sampling.frames(info.num_frames, info.fps, times)
-        indices = sampling.evaluation(frames, model.config.num_frames)[0]
-        clip = torch.from_numpy(read_frames(video, indices)).permute(0, 3, 1, 2)
-    except (VideoError, ValueError) as error:
-        return {"video": video, "error": str(error)}
-    pixels = ClipTransform(processor).evaluate(clip).to(model.device)
-    with torch.inference_mode():
-        logits = model(pixel_values=normalise(pixels, processor)[None]).logits[0]
-    scores, ids = logits.float().softmax(-1).topk(min(top_k, model.config.num_labels))
-    names = model.config.id2label
-    return {
-        "video": video,
-        "predictions": [{"label": names[i], "score": score} for i, score in zip(ids.tolist(), scores.tolist())],
-    }
+def _check_output(options: argparse.Namespace) -> None:
+    """Fills in what depends on other flags. Raises `UserError` where flags do not go together."""
+    what = "--timeline" if options.timeline else "--stream" if options.stream else "a prediction of whole videos"
+    forms = _FORMATS[what]
+    extension = options.output.suffix[1:] if options.output else ""
+    options.format = options.format or (extension if extension in forms else "table")
+    if options.format not in forms:
+        raise UserError(f"--format {options.format} does not go with {what}, expected one of {', '.join(forms)}.")
+    for flag, path in (("--output", options.output), ("--picture", options.picture)):
+        if path is not None and not path.parent.is_dir():
+            raise UserError(f"{flag} {path}: there is no folder {path.parent}.")
+    if (options.timeline or options.stream) and len(options.inputs) != 1:
+        raise UserError(f"{what} takes one INPUT, got {len(options.inputs)}.")
+    if options.stream and options.output is not None:
+        raise UserError("--stream prints its lines: leave --output out, and redirect them.")
+    options.stride_seconds = options.stride_seconds or options.window_seconds / 2
 
 
-def write_rows(rows: list[Row], form: str) -> None:
-    if form == "json":
-        print(json.dumps(rows, indent=2))
-        return
-    if form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(("video", "label", "score", "error"))
-        for row in rows:
-            for prediction in row.get("predictions", []):
-                writer.writerow((row["video"], prediction["label"], f"{prediction['score']:.4f}", ""))
-            if "error" in row:
-                writer.writerow((row["video"], "", "", row["error"]))
-        return
-    for row in rows:
-        print(row["video"])
-        for prediction in row.get("predictions", []):
-            print(f"  {prediction['score']:7.2%}  {prediction['label']}")
-        if "error" in row:
-            print(f"  error: {row['error']}")
+def _progress(total: int, output: Path | None) -> Any:
+    """On stderr where that is a terminal, unless the rows themselves appear there one by one."""
+    rows_show_it = output is None and sys.stdout.isatty()
+    return tqdm(total=total, unit="video", desc="predicting", file=sys.stderr, disable=rows_show_it or None)
+
+
+def tell_outcome(rows: list[Row]) -> None:
+    """On stderr: how many failed, and how many labels of a list were met. Raises `UserError` where all failed."""
+    failed = [row for row in rows if "error" in row]
+    if rows and len(failed) == len(rows):
+        raise UserError(f"none of the {len(rows)} videos could be read; the first: {failed[0]['error']}.")
+    if failed:
+        print(f"{len(failed)} of {len(rows)} videos could not be read: see their errors", file=sys.stderr)
+    labelled = [row for row in rows if "true_label" in row and "predictions" in row]
+    if labelled:
+        right = sum(row["predictions"][0]["label"] == row["true_label"] for row in labelled)
+        print(f"top-1: {right} of {len(labelled)} labelled videos", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoVideoProcessor, PreTrainedConfi
 
 from data_prep.errors import UserError
 from finetune.embeddings import pair
+from finetune.sampling import Sampling
 
 AUTHORS_MEAN, AUTHORS_STD = [0.45] * 3, [0.225] * 3  # facebookresearch/TimeSformer, config/defaults.py
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -94,3 +95,14 @@ def adapted_processor(own: TimesformerVideoProcessor, crop: Size, num_frames: in
         )
         size = {"height": height, "width": width}
     return _like(own, crop, size, num_frames)
+
+
+def tell_sampling(processor: TimesformerVideoProcessor, sampling: Sampling) -> None:
+    """Makes transformers' pipeline refuse a model whose frames are not sampled as it samples them.
+
+    It always asks for `num_frames` evenly spaced frames; with `fps` set too the processor raises an error that names
+    both, where it would otherwise give worse predictions in silence. Without the pipeline the processor takes the frames
+    it is given.
+    """
+    processor.do_sample_frames = sampling.is_the_pipelines
+    processor.fps = None if sampling.is_the_pipelines else sampling.target_fps or 1

@@ -10,7 +10,8 @@ import numpy as np
 from datasets import Dataset
 
 from finetune.arguments import Settings
-from finetune.card import collect_facts, render_card
+from finetune.card import render_card
+from finetune.card_facts import collect_facts
 from finetune.clip import ClipMaker
 from finetune.dataset import Splits
 from finetune.evaluation import Evaluation, Protocol, choose_thresholds, evaluate_split
@@ -88,7 +89,7 @@ def print_next_commands(settings: Settings, splits: Splits, metrics: dict[str, f
     shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name.endswith(_PRINTED))
     print(f"\n{shown or 'no split to evaluate on'}  ({seconds:.0f} s)")
     print(
-        f"{output_dir}: checkpoint, README.md (model card), curves.png, {classes}, predictions.png, hardest_clips.png, predictions.csv, metrics.json\n"
+        f"{output_dir}: checkpoint, README.md (model card), first_batch.png, curves.png, {classes}, predictions.png, hardest_clips.png, predictions.csv, metrics.json\n"
     )
     rows = splits.test if splits.test is not None else splits.train
     first = rows[0] if isinstance(rows, Dataset) else {}

@@ -33,6 +33,7 @@ from finetune.arguments import (
 from finetune.batch import Augmentation, ClipTransform, collate
 from finetune.checkpoints import check_resumed_labels, steps_done
 from finetune.clip import ClipMaker, Clips
+from finetune.contract import measured_clips
 from finetune.dataset import Splits, load_splits, stream_splits
 from finetune.demo import prepare_demo
 from finetune.evaluation import MULTI_LABEL
@@ -42,6 +43,7 @@ from finetune.metrics import compute_metrics
 from finetune.named_models import NAMED_MODELS
 from finetune.optimizer import accumulation_for
 from finetune.probe import train_head
+from finetune.processor import tell_sampling
 from finetune.report import evaluate, print_next_commands, write_report
 from finetune.run_folder import RunFolder
 from finetune.sampling import Sampling
@@ -88,9 +90,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if trainer.is_world_process_zero():
         write_report(trainer, splits, settings, evaluation, hub_model_id, time.monotonic() - started)
         folder.finish()
-        if hub_model_id:
-            print(f"pushed to {push(Path(training_args.output_dir), hub_model_id, training_args.hub_private_repo)}")
         print_next_commands(settings, splits, metrics, time.monotonic() - started)
+        if hub_model_id:
+            clips = measured_clips(evaluation, trainer.train_dataset.maker, training_args.bf16 or training_args.fp16)
+            url = push(Path(training_args.output_dir), hub_model_id, training_args.hub_private_repo, clips)
+            print(f"pushed to {url}")
     return metrics
 
 
@@ -182,7 +186,7 @@ def check_before_work(settings: Settings, folder: RunFolder) -> None:
     if settings.training.process_index == 0:
         folder.check([settings.data.dataset_name, settings.model.model_name_or_path])
         if settings.training.push_to_hub:
-            check_login()
+            check_login(settings.training.hub_model_id)
 
 
 def load_data(settings: Settings) -> Splits:
@@ -230,6 +234,7 @@ def make_clips(data_args: DataArguments, start: Start, watch: Watch) -> ClipMake
     elif data_args.target_fps is not None:
         sampling = replace(sampling, target_fps=data_args.target_fps)
     sampling.write_to(config)
+    tell_sampling(start.processor, sampling)
     jitter, scale = data_args.short_side_jitter, data_args.crop_scale
     augmentation = Augmentation(
         (jitter[0], jitter[1]) if jitter else None, (scale[0], scale[1]) if scale else None, not data_args.no_flip,

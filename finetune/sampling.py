@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 STRATEGIES = ("uniform", "segments", "dense")
 
@@ -58,7 +60,14 @@ def random_indices(video_frames: int, num_frames: int, generator: torch.Generato
     if video_frames < num_frames:
         return starts
     ends = [*starts[1:], video_frames]
-    return [int(torch.randint(start, end, (1,), generator=generator)) for start, end in zip(starts, ends)]
+    return [_draw(start, end, generator) for start, end in zip(starts, ends)]
+
+
+def _draw(low: int, high: int, generator: torch.Generator) -> int:
+    """From `low` up to `high`, without it."""
+    import torch  # takes seconds, which the processes that read for a prediction, and draw nothing, do without
+
+    return int(torch.randint(low, high, (1,), generator=generator))
 
 
 def dense_indices(video_frames: int, num_frames: int, frame_stride: int, start: int) -> list[int]:
@@ -120,7 +129,7 @@ class Sampling:
         """One clip, chosen from `frames`."""
         if self.strategy == "dense":
             last = last_start(len(frames), num_frames, self.frame_stride)
-            start = int(torch.randint(0, last + 1, (1,), generator=generator))
+            start = _draw(0, last + 1, generator)
             chosen = dense_indices(len(frames), num_frames, self.frame_stride, start)
         else:
             chosen = random_indices(len(frames), num_frames, generator)
@@ -148,6 +157,11 @@ class Sampling:
         if times is None and not fps:
             raise ValueError("its frames have no times")
         return frames_at_rate(times or [number / (fps or 1) for number in range(num_frames)], self.target_fps)
+
+    @property
+    def is_the_pipelines(self) -> bool:
+        """Whether transformers' pipeline takes the same frames of a video."""
+        return self.strategy == "uniform" and self.target_fps is None
 
     def write_to(self, config: Any) -> None:
         """Into a model's config."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ class Watch:
         if worker is None or worker.id >= _MAX_WORKERS:
             return
         name = video_id.encode("utf-8", "backslashreplace")[: _NAME_BYTES - 1]
+        if self._pids[worker.id] != os.getpid():
+            _outlive_one_sigterm()
         self._pids[worker.id] = os.getpid()
         self._names[worker.id, : len(name) + 1] = torch.tensor([*name, 0], dtype=torch.uint8)
 
@@ -40,6 +43,13 @@ class Watch:
         chosen = [at for at, pid in enumerate(known) if pid in pids] or [at for at, pid in enumerate(known) if pid]
         names = (bytes(self._names[at].tolist()).split(b"\0")[0] for at in chosen)
         return [name.decode("utf-8", "replace") for name in names]
+
+
+def _outlive_one_sigterm() -> None:
+    """Launchers and schedulers signal all processes of a run. The run answers by saving, which a reader that died of the
+    signal would spoil. The second one ends it, so that it can still be told to go.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 @contextmanager

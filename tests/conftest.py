@@ -96,3 +96,20 @@ def bars_dataset(bars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset = tmp_path_factory.mktemp("prepared") / "bars"
     main([str(bars), str(dataset), "--splits", "0.6", "0.2", "0.2", "--seed", "3", "--num_proc", "1"])
     return dataset
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny TimeSformer of 7 classes, random weights, saved with its processor."""
+    import torch
+
+    from finetune.arguments import ModelArguments
+    from finetune.weights import load_start
+
+    path = tmp_path_factory.mktemp("random_checkpoint")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        start = load_start(ModelArguments(model_name_or_path="timesformer-tiny"), [f"class {i}" for i in range(7)])
+    start.model.save_pretrained(path)
+    start.processor.save_pretrained(path)
+    return str(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from finetune.card import CardFacts, as_markdown_text, render_card
+from finetune.sampling import Sampling
 
 FACTS = CardFacts(
     name="skate", repo_id="me/skate", labels=["Kickflip", "Ollie"], base_model="facebook/timesformer-base-finetuned-k400",
@@ -17,11 +19,26 @@ FACTS = CardFacts(
     notes=["folder 'empty' holds no videos: it is not a class"], split="test",
     metrics={"test_top1": 0.75, "test_top5": 1.0, "test_macro_f1": 0.7412, "test_loss": 0.5},
     per_class={"precision": [0.7, 0.8], "recall": [0.9, 0.6], "f1": [0.7875, 0.6857], "support": [10, 9]},
-    protocol="one clip per video", num_frames=8, height=224, width=224, attention_type="divided_space_time", is_plain=True,
-    num_parameters=121_400_000, augmentation="a random frame of each segment", sampling="uniform", unreadable=[], recipe={"learning_rate": 5e-5, "seed": 0},
-    num_processes=1, seconds=90.0, examples=False, chosen_on_validation=True, architecture=None, versions={"torch": "2.14.1"},
+    protocol="one clip per video", num_frames=8, height=224, width=224, attention_type="divided_space_time", is_plain=True, is_multi_label=False, resampled="groups",
+    num_parameters=121_400_000, megabytes=485.6, augmentation="a random frame of each segment", sampling=Sampling(), unreadable=[], recipe={"learning_rate": 5e-5, "seed": 0},
+    num_processes=1, seconds=90.0, training_seconds=70.0, device="CPU (x86_64, 2 cores)", code="commit abc",
+    curve=[{"epoch": 1.0, "loss": 1.2, "eval_loss": 1.1, "eval_top1": 0.5}], intervals={"test_top1": (0.55, 0.9)},
+    confusion=[[9, 1], [4, 5]], groups={"train": 12, "test": 3}, split_seed=0, kept_though_damaged=1, examples=False, chosen_on_validation=True, architecture=None, versions={"torch": "2.14.1"},
 )  # fmt: skip
 
+CHANGED = (
+    "name",
+    "repo_id",
+    "labels",
+    "started_from",
+    "license",
+    "dataset",
+    "counts",
+    "notes",
+    "recipe",
+    "unreadable",
+    "code",
+)
 HOSTILE = "a|b `c` {{ 7*7 }} {% if %} --- <script>alert(1)</script>\n---\nlicense: evil\n# big *bold* [x](http://y) $x$"
 
 
@@ -40,7 +57,9 @@ def test_the_text_says_protocol_counts_and_recipe() -> None:
     text = render_card(FACTS)
     for expected in (
         "| Kickflip | 80 | 10 | 0.700 | 0.900 | 0.787 |", "one clip per video", "2 files were rejected",
-        "| learning\\_rate | `5e-05` |", "150 train, 19 test videos", "121.4 M parameters", "bertasius2021timesformer",
+        "| learning\\_rate | `5e-05` |", "150 train, 19 test videos", "121.4 M parameters, 485.6 MB", "bertasius2021timesformer",
+        "| top1 | 0.7500 | 0.550 to 0.900 |", "12 in train, 3 in test", "| Ollie | 4 | 5 |", "1.2 minutes, 1.5 minutes from start",
+        "commit abc", "percentiles over groups", "| 1.0 | 1.200 | 1.100 | 0.500 |", "the seed 0", "1 damaged files",
     ):  # fmt: skip
         assert expected in text
 
@@ -71,6 +90,39 @@ def test_hostile_texts_break_nothing() -> None:
     assert "49" not in text
     outside_code = "".join(part for i, part in enumerate(body.split("`")) if i % 2 == 0)
     assert "<script>" not in outside_code.replace("\\<", "")
+
+
+NASTY = [
+    HOSTILE, "---", "\n---\n", "{{ facts }}", "{% raw %}", "|", "a\\|b", "`", "```\n# x", "<script>alert(1)</script>", "<!--", "&lt;b&gt;",
+    "![x](http://y/z.png)", "[a]: http://b", "\u202egnp.exe", "\u200b", "\x00\x1b[31m", "- item", "1. item", "yes", "null", "'", '"', "é漢🎬", "*" * 300,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("nasty", NASTY, ids=range(len(NASTY)))
+def test_no_name_breaks_metadata_tables_or_code(nasty: str) -> None:
+    facts = replace(
+        FACTS, name=nasty, repo_id=f"ME/{nasty}", labels=[nasty, "b"], started_from=nasty, license=nasty, dataset=nasty,
+        counts={"train": {nasty: 1, "b": 1}}, notes=[nasty], recipe={nasty: nasty}, unreadable=[nasty], code=nasty,
+    )  # fmt: skip
+    text, plain = (
+        render_card(facts),
+        render_card(
+            replace(
+                facts,
+                **{key: getattr(FACTS, key) for key in CHANGED}
+                | {"recipe": {"a": 1}, "unreadable": ["a"], "counts": {"train": FACTS.counts["train"]}},
+            )
+        ),
+    )
+    assert ModelCard(text).data.license == nasty
+    assert yaml.safe_load(text.removeprefix("---\n").partition("\n---\n")[0])["model-index"][0]["name"] == nasty
+    body, expected = (card.partition("\n---\n\n# ")[2].splitlines() for card in (text, plain))
+    assert len(body) == len(expected), "a name makes no line"
+    assert [line.count("```") for line in body] == [line.count("```") for line in expected]
+    cells = [re.sub(r"\\.", "", line).count("|") for line in body]
+    assert cells == [re.sub(r"\\.", "", line).count("|") for line in expected], "a name makes no cell"
+    assert all(char.isprintable() for line in body for char in line)
+    assert not re.search(r"(?<!\\)<(script|!--)", re.sub(r"`[^`]*`", "", "\n".join(body)))
 
 
 def test_frames_of_videos_are_shown_only_when_that_was_asked() -> None:

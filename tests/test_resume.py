@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -38,12 +39,13 @@ def options(dataset: Path, output_dir: Path, *more: str) -> list[str]:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """A real SIGTERM to this process while the step after `step` is under way."""
+    """A real SIGTERM to this process and those that read for it, as launchers and schedulers send it, while the step after `step` is under way."""
     whole = VideoTrainer.training_step
 
     def training_step(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.state.global_step == step and self.batch_of_step == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+                os.kill(process.pid, signal.SIGTERM)
         return whole(self, *args, **kwargs)
 
     monkeypatch.setattr(VideoTrainer, "training_step", training_step)

@@ -37,15 +37,17 @@ def test_one_file_opens_videos() -> None:
         if "av" in {n.split(".")[0] for n in imports(path)}
     }
     # The door, and behind it what decodes single packets of a file that went through it; those that only write videos;
-    # and the card, which names PyAV's version.
+    # and what names PyAV's version, in a card and for an app.
     assert importing == {
-        "data_prep/video.py", "data_prep/indexed.py", "data_prep/encode.py", "data_prep/demo.py", "finetune/card.py",
+        "data_prep/video.py", "data_prep/indexed.py", "data_prep/encode.py", "data_prep/demo.py", "finetune/card_facts.py",
+        "finetune/space.py",
     }  # fmt: skip
 
 
 def test_nothing_imports_an_entry_point() -> None:
     entries = {
-        "finetune.run", "finetune.predict", "finetune.evaluate", "finetune.compare", "finetune.folds", "data_prep.__main__",
+        "finetune.run", "finetune.predict", "finetune.evaluate", "finetune.compare", "finetune.folds", "finetune.explain", "finetune.export",
+        "data_prep.__main__",
     }  # fmt: skip
     for path in ROOT.glob("[df]*/**/*.py"):
         assert not imports(path) & entries, path
@@ -83,7 +85,20 @@ def test_readme_names_every_file_of_both_packages() -> None:
         assert not missing
 
 
-@pytest.mark.parametrize("module", ["data_prep", "data_prep.demo", "finetune.predict", "finetune.hub"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "data_prep",
+        "data_prep.demo",
+        "finetune.predict",
+        "finetune.hub",
+        "finetune.explain",
+        "finetune.export",
+        "finetune.space",
+        "finetune.evaluate",
+        "finetune.compare",
+    ],
+)
 def test_every_command_explains_every_flag(module: str) -> None:
     shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr

@@ -1,0 +1,94 @@
+"""What a user points at, for a prediction: files, folders, globs, lists, and a list on standard input."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.errors import UserError
+from data_prep.images import IMAGE_EXTENSIONS
+from data_prep.layouts.dialects import split_cells
+from data_prep.layouts.listfiles import column_roles, read_lines
+from data_prep.video import EXTENSIONS
+
+_LISTS = (".csv", ".tsv", ".txt")
+_FEWEST_IMAGES = 2  # that make a folder a video
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file, or a folder of numbered images, and its label where a list gave one."""
+
+    path: str
+    label: str | None = None
+
+
+def find_inputs(texts: Iterable[str]) -> list[Input]:
+    """In their order, each path once. A missing file stays, for its error row. Raises `UserError` where nothing is meant.
+
+    A folder stands for the videos under it, sorted, and for the folders of images that are videos. A glob, for what it
+    matches. A list (.csv, .tsv, .txt: path and optionally label, with a header or without), for its paths, which start
+    at the list's folder. `-`, for the paths on standard input, one a line.
+    """
+    found: dict[str, Input] = {}
+    for text in texts:
+        for one in _meant_by(text):
+            found.setdefault(one.path, one)
+    return list(found.values())
+
+
+def _meant_by(text: str) -> Iterable[Input]:
+    path = Path(text)
+    if text == "-":
+        found = [Input(line.rstrip("\r\n")) for line in sys.stdin if line.strip()]
+        return _some(found, "standard input holds no paths, expected one a line.")
+    if path.is_dir():
+        shown = " ".join(sorted(EXTENSIONS))
+        return _some(list(_in_folder(path)), f"{text} holds no videos (extensions {shown}).")
+    if not path.exists() and glob.has_magic(text):
+        return _some([Input(match) for match in sorted(glob.glob(text, recursive=True))], f"{text} matches no file.")
+    if path.suffix.lower() in _LISTS and path.is_file():
+        return _some(list(_in_list(path)), f"{text} names no video.")
+    return [Input(text)]
+
+
+def _some(found: list[Input], otherwise: str) -> list[Input]:
+    if not found:
+        raise UserError(otherwise)
+    return found
+
+
+def _in_folder(folder: Path) -> Iterator[Input]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        shown = sorted(name for name in names if not name.startswith("."))
+        videos = [name for name in shown if os.path.splitext(name)[1].lower() in EXTENSIONS]
+        images = sum(os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS for name in shown)
+        yield from (Input(os.path.join(parent, name)) for name in videos)
+        if not videos and images >= _FEWEST_IMAGES:
+            yield Input(parent)
+
+
+def _in_list(path: Path) -> Iterator[Input]:
+    roles = {"path": 0, "label": 1}
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    for at, (number, line) in enumerate(read_lines(path)):
+        cells = split_cells(line, separator)
+        if cells is None:
+            raise UserError(f"{path} line {number}: its quotes do not match, expected path or path{separator}label.")
+        header = column_roles(cells) if at == 0 else {}
+        if "path" in header:
+            roles = header
+            continue
+        name = _cell(cells, roles["path"])
+        if not name:
+            raise UserError(f"{path} line {number}: path is empty. Give a path, or delete the line.")
+        yield Input(os.path.join(path.parent, name), _cell(cells, roles.get("label")) or None)
+
+
+def _cell(cells: list[str], at: int | None) -> str:
+    return cells[at].strip() if at is not None and at < len(cells) else ""

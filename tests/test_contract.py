@@ -1,0 +1,117 @@
+"""finetune.contract: what plain transformers makes of a checkpoint, in a process of its own, is what we make of it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from data_prep.errors import UserError
+from data_prep.video import probe_times, read_frames
+from finetune import contract
+from finetune.card import read_clip_code
+from finetune.contract import Clips, check, clip_of
+from finetune.modeling import TimesformerForVideoClassification
+from finetune.named_models import NAMED_MODELS
+from finetune.processor import make_processor, tell_sampling
+from finetune.sampling import Sampling
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    def saved(sampling: Sampling = Sampling(), **changes: Any) -> Path:  # noqa: B008 (frozen)
+        from transformers import TimesformerConfig
+
+        config = TimesformerConfig(**NAMED_MODELS["timesformer-tiny"] | {"num_frames": 4} | changes)
+        config.id2label, config.label2id = {0: "left", 1: "right"}, {"left": 0, "right": 1}
+        sampling.write_to(config)
+        torch.manual_seed(0)
+        model = TimesformerForVideoClassification(config)
+        torch.nn.init.normal_(model.classifier.weight)
+        side = config.image_size
+        crop = (side, side) if isinstance(side, int) else (side[0], side[1])
+        processor = make_processor(crop, {"shortest_edge": max(crop)}, 4, [0.45] * 3, [0.225] * 3)
+        tell_sampling(processor, sampling)
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        return tmp_path
+
+    return saved
+
+
+@pytest.mark.slow
+def test_plain_transformers_agrees_and_what_differs_is_told(
+    save: Callable[..., Path], ramp_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save()
+    clip = clip_of(str(ramp_video), folder)
+    assert "alone gives the same predictions" in check(folder, Clips([clip]))
+    ours = load_file(folder / "model.safetensors")
+
+    def other_weights(given: Path, clips: list[np.ndarray]) -> Any:
+        moved = {**ours, "classifier.bias": ours["classifier.bias"] + torch.tensor([0.01, 0])}
+        save_file(moved, given / "model.safetensors", metadata={"format": "pt"})
+        return ask(given, clips)
+
+    ask = contract._ask_plain_transformers
+    monkeypatch.setattr(contract, "_ask_plain_transformers", other_weights)
+    with pytest.raises(UserError, match=r"plain transformers' logits are 0\.01 from ours.*not pushed"):
+        check(folder, Clips([clip]))
+    save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match="is not a whole TimeSformer checkpoint"):
+        check(folder, Clips([clip]))
+
+
+@pytest.mark.slow
+def test_the_pipeline_refuses_a_model_that_samples_otherwise_and_the_frames_still_work(
+    save: Callable[..., Path],
+) -> None:
+    folder = save(Sampling("dense", 3))
+    answers = contract._ask_plain_transformers(folder, [np.zeros((9, 60, 60, 3), np.uint8)])
+    assert "mutually exclusive" in answers[0]["refusal"] and len(answers[0]["logits"]) == 2
+    assert "alone gives the same predictions" in check(folder)
+
+
+@pytest.mark.parametrize("changes", [{"attention_type": "axial"}, {"image_size": [36, 48]}], ids=["axial", "rectangle"])
+def test_what_transformers_lacks_is_compared_with_our_class(save: Callable[..., Path], changes: dict[str, Any]) -> None:
+    assert "our class, loaded anew" in check(save(**changes))
+
+
+def test_what_training_measured_must_come_back_from_disk(save: Callable[..., Path]) -> None:
+    folder = save(attention_type="axial")
+    clip = np.full((4, 60, 60, 3), 90, np.uint8)
+    with pytest.raises(UserError, match="from those that were measured after training"):
+        check(folder, Clips([clip], np.array([[2.0, -1.0]], np.float32)))
+
+
+def test_the_fresh_process_sees_nothing_of_this_project() -> None:
+    tree = ast.parse(contract._PLAIN_PROCESS.read_text())
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not [name for name in names if name.startswith(("finetune", "data_prep"))]
+
+
+@pytest.mark.parametrize("video_frames", [2, 12, 13])
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(), Sampling("segments"), Sampling("dense", 2), Sampling("uniform", 1, 4.0), Sampling("dense", 2, 30.0)],
+    ids=lambda sampling: f"{sampling.strategy}-{sampling.target_fps}",
+)
+def test_the_cards_code_reads_the_frames_that_we_do(
+    tmp_path: Path, write_video: Callable[..., Path], sampling: Sampling, video_frames: int
+) -> None:
+    frames = np.broadcast_to(
+        np.arange(video_frames, dtype=np.uint8)[:, None, None, None] * 18, (video_frames, 32, 32, 3)
+    )
+    video = write_video(tmp_path / "v.mp4", frames.copy())
+    scope: dict[str, Any] = {}
+    exec(read_clip_code(sampling, 4), scope)
+    info, times = probe_times(video)
+    indices = sampling.evaluation(sampling.frames(info.num_frames, info.fps, times), 4)[0]
+    assert (scope["read_clip"](str(video)) == read_frames(video, indices)).all()

@@ -1,0 +1,114 @@
+"""python -m finetune.export: the same answers without this project."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import blobs, encode
+
+from data_prep.errors import UserError
+from finetune import load
+from finetune.export import main
+from finetune.exported import compare
+from finetune.predict import main as predict
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encode(tmp_path_factory.mktemp("export") / "v.mp4", blobs("export", num_frames=21, size=64))
+
+
+def run_example(folder: Path, video: Path) -> dict[str, float]:
+    """By a Python that cannot see this project."""
+    done = subprocess.run(
+        [sys.executable, "-I", str(folder / "example.py"), str(video)], capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (line.split(maxsplit=1) for line in done.stdout.splitlines())
+    return {label: float(score.rstrip("%")) / 100 for score, label in lines}
+
+
+def check_example(checkpoint: str, folder: Path, video: Path) -> None:
+    (row,) = predict([checkpoint, str(video), "--device", "cpu"])
+    ours = {one["label"]: one["score"] for one in row["predictions"]}
+    theirs = run_example(folder, video)
+    assert list(theirs) == list(ours)
+    assert max(abs(theirs[label] - ours[label]) for label in ours) < 1e-3
+
+
+@pytest.mark.slow
+def test_a_torch_program_gives_our_scores_without_us(random_checkpoint: str, video: Path, tmp_path: Path) -> None:
+    facts = main([random_checkpoint, str(tmp_path / "out"), "--format", "torch_export"])
+    assert facts["agreement"]["model.pt2"]["logits"] < 1e-4 and facts["latency_ms"].keys() == {"PyTorch", "model.pt2"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.pt2", "preprocessing.json", "example.py", "export.json"}  # fmt: skip
+    assert json.loads((tmp_path / "out" / "preprocessing.json").read_text())["labels"] == load(random_checkpoint).labels
+    check_example(random_checkpoint, tmp_path / "out", video)
+    with pytest.raises(UserError, match="exists"):
+        main([random_checkpoint, str(tmp_path / "out"), "--format", "torch_export"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"clip_sampling": "segments"},
+        {"clip_sampling": "dense", "clip_frame_stride": 2, "clip_target_fps": 7.0},
+        {"clip_sampling": "uniform"},
+    ],
+)
+def test_an_onnx_program_of_every_sampling(
+    sampling: dict, random_checkpoint: str, video: Path, tmp_path: Path, edited: Callable[[dict], str]
+) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="the extra [export]")
+    checkpoint = edited(sampling)
+    facts = main([checkpoint, str(tmp_path / "out"), "--format", "onnx", "--videos", str(video)])
+    assert facts["agreement"]["model.onnx"]["logits"] < 1e-4 and facts["agreement"]["model.onnx"]["num_clips"] == 1
+    check_example(checkpoint, tmp_path / "out", video)
+
+
+@pytest.mark.slow
+def test_int8_is_smaller_and_says_how_far_it_is_off(random_checkpoint: str, tmp_path: Path) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="the extra [export]")
+    facts = main([random_checkpoint, str(tmp_path / "out"), "--format", "onnx", "--quantize", "int8"])
+    assert facts["megabytes"]["model.int8.onnx"] < 0.4 * facts["megabytes"]["model.onnx"]
+    assert facts["agreement"]["model.int8.onnx"]["scores"] < 0.1
+    assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+@pytest.fixture
+def edited(random_checkpoint: str, tmp_path: Path) -> Callable[[dict], str]:
+    """The checkpoint with other words in its config."""
+
+    def edit(changes: dict) -> str:
+        folder = tmp_path / "edited"
+        folder.mkdir()
+        for path in Path(random_checkpoint).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        return str(folder)
+
+    return edit
+
+
+def test_a_program_that_differs_is_refused() -> None:
+    import torch
+
+    logits = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+    found = compare(logits, logits + torch.tensor([[0.0, 0.0], [0.0, 1e-3]]))
+    assert found.logits == pytest.approx(1e-3, rel=1e-3) and found.top1 == 1 and found.num_clips == 2
+    with pytest.raises(UserError, match="differ from the model's by 1.0e-03"):
+        found.check(largest_logit=3.0)
+    compare(logits, logits + 1e-5).check(largest_logit=3.0)
+
+
+def test_int8_goes_with_onnx(random_checkpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="goes with --format onnx"):
+        main([random_checkpoint, str(tmp_path / "out"), "--format", "torch_export", "--quantize", "int8"])

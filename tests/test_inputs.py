@@ -1,0 +1,75 @@
+"""What a user points at becomes a list of videos."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import UserError
+from finetune.inputs import Input, find_inputs
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (
+        "a/2.mp4",
+        "a/10.MOV",
+        "a/.hidden.mp4",
+        "b/1.webm",
+        "frames/f1.png",
+        "frames/f2.png",
+        "c.txt",
+        "one/f1.png",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+def names(folder: Path, found: list[Input]) -> list[str]:
+    return [str(Path(one.path).relative_to(folder)) for one in found]
+
+
+def test_a_folder_stands_for_its_videos_and_its_folders_of_images(folder: Path) -> None:
+    assert names(folder, find_inputs([str(folder)])) == ["a/10.MOV", "a/2.mp4", "b/1.webm", "frames"]
+
+
+def test_a_glob_a_file_and_a_missing_file_keep_their_order_and_come_once(folder: Path) -> None:
+    found = find_inputs(
+        [str(folder / "b/1.webm"), str(folder / "*/*.mp4"), str(folder / "gone.mp4"), str(folder / "b")]
+    )
+    assert names(folder, found) == ["b/1.webm", "a/2.mp4", "gone.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("l.csv", "path,label\na/2.mp4,jump\n\"b/1.webm\",\"run, fast\"\n", [("a/2.mp4", "jump"), ("b/1.webm", "run, fast")]),
+        ("l.csv", "\ufeffa/2.mp4,jump\r\nb/1.webm,\r\n", [("a/2.mp4", "jump"), ("b/1.webm", None)]),
+        ("l.tsv", "label\tvideo\njump\ta/2.mp4\n", [("a/2.mp4", "jump")]),
+        ("l.txt", "a/2.mp4\n\nb/1.webm\n", [("a/2.mp4", None), ("b/1.webm", None)]),
+    ],
+)  # fmt: skip
+def test_a_list_gives_paths_from_its_folder_and_labels(folder: Path, name: str, text: str, expected: list) -> None:
+    (folder / name).write_text(text, encoding="utf-8")
+    found = find_inputs([str(folder / name)])
+    assert list(zip(names(folder, found), (one.label for one in found))) == expected
+
+
+def test_standard_input_gives_paths_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a b.mp4\n\n/x/y,z.mp4\r\n"))
+    assert find_inputs(["-"]) == [Input("a b.mp4"), Input("/x/y,z.mp4")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("one", "holds no videos"), ("*.xyz", "matches no file"), ("empty.csv", "names no video"), ("bad.csv", "line 2: path is empty"), ("quote.csv", "line 1: its quotes")],
+)  # fmt: skip
+def test_what_means_no_video_is_an_error(folder: Path, text: str, message: str) -> None:
+    (folder / "empty.csv").write_text("path,label\n")
+    (folder / "bad.csv").write_text("path,label\n,x\n")
+    (folder / "quote.csv").write_text('"a.mp4,x\n')
+    with pytest.raises(UserError, match=message):
+        find_inputs([str(folder / text)])
