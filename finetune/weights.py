@@ -30,7 +30,7 @@ _POSITIONS = "timesformer.embeddings.position_embeddings"
 _TIMES = "timesformer.embeddings.time_embeddings"
 _HEAD = ("classifier.weight", "classifier.bias")
 
-# Root mean square of sinusoidal time embeddings over that of the position embeddings (benchmarks/README.md, "Accuracy").
+# Root mean square of sinusoidal time embeddings over that of the position embeddings (benchmarks/README.md, "Start from an image model").
 TIME_PER_PLACE = 5.0
 
 
