@@ -4,7 +4,8 @@ python benchmarks/image_start.py MODEL VIDEO...      # MODEL: a ViT, DeiT or DIN
 
 For each scheme, over one still clip of each video's first frame: the largest difference between the two models' class
 tokens, beside the largest value in the image model's. Zero but for rounding is promised of divided_space_time and
-space_only.
+space_only. Then, of moving clips of 8 frames at 112 px, how near the class token stays to the image start's when time
+starts as sinusoids, by their loudness.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import sys
 
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, TimesformerVideoProcessor
 
-from data_prep.video import read_frames
+from data_prep.video import probe, read_frames
 from finetune.arguments import ModelArguments
 from finetune.modeling import ATTENTION_TYPES
-from finetune.weights import load_start
+from finetune.sampling import centre_indices
+from finetune.weights import TIME_PER_PLACE, load_start
 
 
 def main(name: str, videos: list[str]) -> None:
@@ -40,6 +42,32 @@ def main(name: str, videos: list[str]) -> None:
             values.append(expected.abs().max().item())
         print(f"| {attention_type} | {max(differences):.1e} | {max(values):.1f} |", flush=True)
     print(start.message)
+    times(name, videos)
+
+
+@torch.no_grad()
+def times(name: str, videos: list[str]) -> None:
+    wanted = ModelArguments(name, num_frames=8, image_size=[112], time_embedding_start="sinusoidal")
+    start = load_start(wanted, ["a", "b"])
+    model, tokens = start.model.eval().timesformer, {}
+    sinusoids = model.embeddings.time_embeddings.clone()
+    clips = torch.cat([moving(video, start.processor) for video in videos])
+    for loudness in (0, 1, 5, 10, 20):
+        model.embeddings.time_embeddings.copy_(sinusoids * loudness / TIME_PER_PLACE)
+        tokens[loudness] = model(clips, class_only=True).last_hidden_state[:, 0]
+    print("| loudness of time over place | cosine to the image start |\n|---|---|")
+    for loudness, token in tokens.items():
+        print(f"| {loudness} | {torch.cosine_similarity(token, tokens[0]).mean():.4f} |")
+    others = torch.cosine_similarity(tokens[0], tokens[0].roll(1, 0)).mean()
+    print(f"between one clip and the next, at the image start: {others:.4f}")
+
+
+def moving(video: str, processor: TimesformerVideoProcessor) -> torch.Tensor:
+    indices = centre_indices(probe(video).num_frames, 8)
+    frames = torch.from_numpy(read_frames(video, indices).copy()).permute(0, 3, 1, 2)
+    return processor(frames, do_sample_frames=False, input_data_format="channels_first", return_tensors="pt")[
+        "pixel_values"
+    ]
 
 
 if __name__ == "__main__":

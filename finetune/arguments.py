@@ -66,6 +66,7 @@ class ModelArguments:
     num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip. Default: the checkpoint's; 8 from an image model. The time embeddings are resized (linear)."})  # fmt: skip
     image_size: list[int] | None = field(default=None, metadata={"help": "Side of the square crop, or its height and width (px). Default: the checkpoint's. The position embeddings are resized (bicubic)."})  # fmt: skip
     attention_type: str | None = field(default=None, metadata={"choices": list(ATTENTION_TYPES), "help": "Attention scheme. Default: the checkpoint's; divided_space_time from an image model."})  # fmt: skip
+    time_embedding_start: str = field(default="zeros", metadata={"choices": ["zeros", "sinusoidal"], "help": "Of weights without time embeddings, as an image model's. zeros: as the authors; a clip of one still picture gives what the image model gives. sinusoidal: frames differ from the first step on, for few clips in which the order of time matters."})  # fmt: skip
     attn_implementation: str | None = field(default=None, metadata={"help": "How attention is computed: eager, sdpa (default), flash_attention_2, flex_attention."})  # fmt: skip
     image_mean: list[float] | None = field(default=None, metadata={"help": "Mean of red, green and blue, 0 to 1, that clips are normalised by. Default: the checkpoint's."})  # fmt: skip
     image_std: list[float] | None = field(default=None, metadata={"help": "Likewise the standard deviation."})

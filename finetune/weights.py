@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, TimesformerConfig, TimesformerVi
 
 from data_prep.errors import UserError
 from finetune.arguments import ModelArguments
-from finetune.embeddings import grid_of, pair, resize_positions, resize_times
+from finetune.embeddings import grid_of, pair, resize_positions, resize_times, sinusoidal_times
 from finetune.image_vit import HELP, State, extra_tokens, from_image_model
 from finetune.modeling import FIRST_STEPS, TimesformerForVideoClassification
 from finetune.named_models import NAMED_MODELS, random_model
@@ -29,6 +29,9 @@ _PATCHES = "timesformer.embeddings.patch_embeddings.projection.weight"
 _POSITIONS = "timesformer.embeddings.position_embeddings"
 _TIMES = "timesformer.embeddings.time_embeddings"
 _HEAD = ("classifier.weight", "classifier.bias")
+
+# Root mean square of sinusoidal time embeddings over that of the position embeddings (benchmarks/README.md, "Accuracy").
+TIME_PER_PLACE = 5.0
 
 
 @dataclass
@@ -62,7 +65,7 @@ def load_start(wanted: ModelArguments, labels: list[str]) -> Start:
         source = load_source(name, wanted.model_revision)
         crop = source.processor.crop_size  # the clips it is shown, whatever size its embeddings have
         fit_clips(source, wanted.num_frames, wanted.image_size or [crop.height, crop.width])
-        fit_scheme(source, wanted.attention_type or source.config.attention_type)
+        fit_scheme(source, wanted.attention_type or source.config.attention_type, wanted.time_embedding_start)
         if wanted.input_channel_order == "bgr":
             swap_channels(source)
     fit_head(source, labels, wanted.new_head)
@@ -175,9 +178,10 @@ def _load(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:
         raise UserError(f"{name} cannot be loaded: {reason} {HELP}.") from error
 
 
-def fit_scheme(source: Source, attention_type: str) -> None:
+def fit_scheme(source: Source, attention_type: str, time_start: str) -> None:
     """Adds the attention steps that the scheme has and the weights lack, as the authors do: copies of the last step's,
-    with zeros in the linear map after them, so that they add nothing yet. Takes away those the scheme lacks.
+    with zeros in the linear map after them, so that they add nothing yet. Takes away those the scheme lacks. Embeddings
+    of time that the weights lack start as `time_start` says.
     """
     config, state = source.config, source.state
     config.attention_type = attention_type
@@ -199,12 +203,21 @@ def fit_scheme(source: Source, attention_type: str) -> None:
     if attention_type == "space_only":
         dropped += [key for key in state if key == _TIMES]
     elif _TIMES not in state:
-        state[_TIMES] = torch.zeros(1, config.num_frames, config.hidden_size)
-        source.notes.append(("time embeddings", f"zero, for {config.num_frames} frames"))
+        state[_TIMES] = first_times(state[_POSITIONS], config.num_frames, time_start)
+        source.notes.append(("time embeddings", f"{time_start}, for {config.num_frames} frames"))
     for key in dropped:
         del state[key]
     if dropped:
         source.notes.append((attention_type, f"{len(dropped)} weights that only other schemes have left out"))
+
+
+def first_times(position_embeddings: torch.Tensor, num_frames: int, start: str) -> torch.Tensor:
+    """(1, num_frames, hidden_size): zeros, or sinusoids as loud as a multiple of the embeddings of place."""
+    hidden_size = position_embeddings.shape[-1]
+    if start == "zeros":
+        return torch.zeros(1, num_frames, hidden_size)
+    loudness = TIME_PER_PLACE * position_embeddings[:, 1:].square().mean().sqrt()
+    return loudness * sinusoidal_times(num_frames, hidden_size)
 
 
 def fit_clips(source: Source, num_frames: int | None, image_size: list[int]) -> None:
