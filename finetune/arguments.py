@@ -267,8 +267,33 @@ def _words(value: Any) -> list[str]:
 def _check(
     data: DataArguments, model: ModelArguments, learning: LearningArguments, training: FinetuningArguments
 ) -> None:
+    _check_model(model)
+    _check_training(training)
+    check_learning(learning)
+    if learning.early_stopping_patience is not None and not training.load_best_model_at_end:
+        raise UserError("--early_stopping_patience needs evaluations and the best checkpoint: leave out --eval_strategy no and --load_best_model_at_end false.")  # fmt: skip
+    if data.streaming and (learning.sampler != "random" or learning.repeated_augmentation > 1 or learning.linear_probe):
+        raise UserError("--streaming reads videos in the order they come: leave out --sampler, --repeated_augmentation and --linear_probe.")  # fmt: skip
+    _check_clips(data)
+
+
+def _check_model(model: ModelArguments) -> None:
     if not model.model_name_or_path:
         raise UserError("--model_name_or_path is missing: give a TimeSformer checkpoint, as facebook/timesformer-base-finetuned-k400, an image transformer, or timesformer-tiny.")  # fmt: skip
+    for name in ("drop_path_rate", "head_dropout"):
+        if not 0 <= getattr(model, name) < 1:
+            raise UserError(f"--{name} is {getattr(model, name)}, expected at least 0 and less than 1.")
+    if model.num_frames is not None and model.num_frames < 1:
+        raise UserError(f"--num_frames is {model.num_frames}, expected at least 1.")
+    for name in ("image_mean", "image_std"):
+        values = getattr(model, name)
+        if values is not None and (len(values) != 3 or not all(0 <= value <= 1 for value in values)):
+            raise UserError(f"--{name} is {values}: expected three numbers from 0 to 1, as 0.45 0.45 0.45.")
+    if model.image_std is not None and 0 in model.image_std:
+        raise UserError("--image_std holds a 0, by which nothing can be divided.")
+
+
+def _check_training(training: FinetuningArguments) -> None:
     if not training.output_dir:
         raise UserError("--output_dir is missing: give the directory the run is written to.")
     if training.remove_unused_columns:
@@ -291,31 +316,9 @@ def _check(
     for name in ("prediction_loss_only", "batch_eval_metrics"):
         if getattr(training, name):
             raise UserError(f"--{name} is not supported: the metrics need every video's logits.")
-    for name in ("drop_path_rate", "head_dropout"):
-        if not 0 <= getattr(model, name) < 1:
-            raise UserError(f"--{name} is {getattr(model, name)}, expected at least 0 and less than 1.")
-    if model.num_frames is not None and model.num_frames < 1:
-        raise UserError(f"--num_frames is {model.num_frames}, expected at least 1.")
     for name, least in (("seed", 0), ("per_device_train_batch_size", 1), ("per_device_eval_batch_size", 1)):
         if getattr(training, name) < least:
             raise UserError(f"--{name} is {getattr(training, name)}, expected at least {least}.")
-    for name in ("image_mean", "image_std"):
-        values = getattr(model, name)
-        if values is not None and (len(values) != 3 or not all(0 <= value <= 1 for value in values)):
-            raise UserError(f"--{name} is {values}: expected three numbers from 0 to 1, as 0.45 0.45 0.45.")
-    if model.image_std is not None and 0 in model.image_std:
-        raise UserError("--image_std holds a 0, by which nothing can be divided.")
-    check_learning(learning)
-    if learning.early_stopping_patience is not None and not training.load_best_model_at_end:
-        raise UserError("--early_stopping_patience needs evaluations and the best checkpoint: leave out --eval_strategy no and --load_best_model_at_end false.")  # fmt: skip
-    if data.streaming and (learning.sampler != "random" or learning.repeated_augmentation > 1 or learning.linear_probe):
-        raise UserError("--streaming reads videos in the order they come: leave out --sampler, --repeated_augmentation and --linear_probe.")  # fmt: skip
-    _check_clips(data)
-    jitter = data.short_side_jitter
-    if jitter is not None and (len(jitter) != 2 or jitter[0] > jitter[1]):
-        raise UserError(
-            f"--short_side_jitter is {jitter}: expected the smallest and the largest short side, as 256 320."
-        )
 
 
 def _check_clips(data: DataArguments) -> None:
@@ -333,6 +336,11 @@ def _check_clips(data: DataArguments) -> None:
     scale = data.crop_scale
     if scale is not None and (len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1):
         raise UserError(f"--crop_scale is {scale}: expected the smallest and the largest share of the area, as 0.5 1.")
+    jitter = data.short_side_jitter
+    if jitter is not None and (len(jitter) != 2 or jitter[0] > jitter[1]):
+        raise UserError(
+            f"--short_side_jitter is {jitter}: expected the smallest and the largest short side, as 256 320."
+        )
     if scale is not None and data.short_side_jitter is not None:
         raise UserError("--crop_scale stands in place of --short_side_jitter: leave one of them out.")
     for name in ("color_jitter", "random_erasing"):

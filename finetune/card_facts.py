@@ -18,8 +18,7 @@ from data_prep.workers import available_cores
 from finetune.arguments import Settings
 from finetune.card import CardFacts
 from finetune.dataset import Splits
-from finetune.evaluation import MULTI_LABEL
-from finetune.modeling import is_plain
+from finetune.modeling import MULTI_LABEL, is_plain
 from finetune.named_models import NAMED_MODELS
 
 

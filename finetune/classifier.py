@@ -18,17 +18,16 @@ from finetune.attention import StepDense, is_plain_linear
 from finetune.batch import ClipTransform, normalise
 from finetune.explanation import Explanation, explain
 from finetune.inputs import Input, find_inputs
-from finetune.modeling import TimesformerForVideoClassification, TimesformerLayer
+from finetune.modeling import MULTI_LABEL, TimesformerForVideoClassification, TimesformerLayer, probabilities
 from finetune.reading import ClipReader, ReadVideo, read_all
 from finetune.sampling import Sampling
 from finetune.timeline import Timeline, make_timeline
-from finetune.views import Views, spatial_crops
+from finetune.views import AVERAGES, Average, Views, spatial_crops
 from finetune.weights import load_checkpoint
 
 Row = dict[str, Any]
 Video = str | PathLike[str]
 
-AVERAGES = ("logits", "probabilities")  # what evaluation may average
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -74,7 +73,7 @@ class Ask:
 
     top_k: int = 5
     views: Views = field(default_factory=Views)
-    average: str = "logits"
+    average: Average = "logits"
     batch_size: int = 4
     num_workers: int = 0
 
@@ -101,7 +100,7 @@ class Classifier:
 
     @property
     def is_multi_label(self) -> bool:
-        return bool(self.model.config.problem_type == "multi_label_classification")
+        return bool(self.model.config.problem_type == MULTI_LABEL)
 
     @property
     def sampling(self) -> Sampling:
@@ -125,7 +124,7 @@ class Classifier:
             return self.model(pixel_values=values).logits.float().cpu()
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits.sigmoid() if self.is_multi_label else logits.softmax(-1)
+        return probabilities(logits, self.model.config)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.model.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -135,7 +134,7 @@ class Classifier:
         videos: Video | Iterable[Video],
         top_k: int = 5,
         views: str = "1x1",
-        average: str = "logits",
+        average: Average = "logits",
         batch_size: int = 4,
         num_workers: int = 0,
     ) -> list[Row]:

@@ -18,13 +18,13 @@ import transformers
 from transformers import TimesformerVideoProcessor, pipeline
 
 from data_prep.errors import UserError
-from data_prep.limits import VideoError
-from data_prep.video import probe_times, read_frames
 from data_prep.workers import available_cores
 from finetune.batch import ClipTransform, normalise
 from finetune.clip import ClipMaker, Rows, read_clip
-from finetune.evaluation import MULTI_LABEL, Evaluation
-from finetune.modeling import TimesformerForVideoClassification, is_plain
+from finetune.evaluation import Evaluation
+from finetune.inputs import Input
+from finetune.modeling import MULTI_LABEL, TimesformerForVideoClassification, is_plain, probabilities
+from finetune.reading import ClipReader
 from finetune.sampling import Sampling
 from finetune.weights import load_checkpoint
 
@@ -55,7 +55,7 @@ def check(folder: Path, given: Clips | None = None) -> str:
     model, processor = load_checkpoint(str(folder))
     given = given or Clips(drawn_clips(model.config.num_frames, processor))
     logits = _our_logits(model, processor, given.clips)
-    problem = _unlike_training(_scores(logits, model.config.problem_type), given)
+    problem = _unlike_training(probabilities(logits, model.config), given)
     if is_plain(model.config):
         answers = _ask_plain_transformers(folder, given.clips)
         problem = problem or _unlike_ours(answers, logits, model.config)
@@ -103,13 +103,10 @@ def measured_clips(
 def clip_of(video: str, folder: Path) -> np.ndarray:
     """The clip that the checkpoint in `folder` is shown of a video file. Raises `UserError`."""
     config = transformers.AutoConfig.from_pretrained(folder)
-    sampling = Sampling.read_from(config)
-    try:
-        info, times = probe_times(video)
-        frames = sampling.frames(info.num_frames, info.fps, times)
-        return read_frames(video, sampling.evaluation(frames, config.num_frames)[0])
-    except (VideoError, ValueError) as error:
-        raise UserError(f"{video}: {error}") from error
+    read = ClipReader(Sampling.read_from(config), config.num_frames).read(Input(video))
+    if read.frames is None:
+        raise UserError(f"{video}: {read.error}")
+    return read.frames[0]
 
 
 def _our_logits(
@@ -123,10 +120,6 @@ def _our_logits(
             for clip in clips
         ]
     return torch.cat(rows)
-
-
-def _scores(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
-    return logits.sigmoid() if problem_type == MULTI_LABEL else logits.softmax(-1)
 
 
 def _pipeline_scores(classify: Any, clip: np.ndarray, config: Any) -> dict[str, Any]:
@@ -166,7 +159,7 @@ def _ask_plain_transformers(folder: Path, clips: list[np.ndarray]) -> list[dict[
 def _unlike_ours(answers: list[dict[str, Any]], logits: torch.Tensor, config: Any) -> str | None:
     """What of `answers` is not as our `logits` say."""
     allowed = LOGITS_WITHIN * max(1.0, float(logits.abs().max()))
-    scores = _scores(logits, config.problem_type)
+    scores = probabilities(logits, config)
     for answer, our_logits, our_scores in zip(answers, logits, scores, strict=True):
         if "logits" in answer and (off := _distance(torch.tensor(answer["logits"]), our_logits)) > allowed:
             return f"plain transformers' logits are {off:.2g} from ours, expected at most {allowed:.2g}"

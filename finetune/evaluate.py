@@ -24,12 +24,12 @@ from finetune.arguments import default_workers
 from finetune.batch import ClipTransform
 from finetune.clip import ClipMaker
 from finetune.dataset import load_split
-from finetune.evaluation import AVERAGES, Evaluation, Protocol, evaluate_split
+from finetune.evaluation import Evaluation, Protocol, evaluate_split
 from finetune.output import check_writable, write_json
 from finetune.predictions import write_predictions
 from finetune.sampling import Sampling
 from finetune.scoring import Scorer
-from finetune.views import Views
+from finetune.views import AVERAGES, Views
 from finetune.watch import Watch, naming_videos
 from finetune.weights import load_checkpoint
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -20,14 +20,10 @@ from finetune.intervals import (
     resampling_units,
 )
 from finetune.metrics import SCALARS, compute_all
+from finetune.modeling import MULTI_LABEL
 from finetune.multilabel_metrics import MULTILABEL_SCALARS, best_thresholds, compute_multilabel, sigmoid
 from finetune.scoring import Scored, Scorer
-from finetune.views import VideoViews, Views
-
-Average = Literal["logits", "probabilities"]
-AVERAGES: tuple[Average, ...] = get_args(Average)
-
-MULTI_LABEL = "multi_label_classification"  # `problem_type` of such a model's config
+from finetune.views import Average, VideoViews, Views
 
 
 @dataclass(frozen=True)

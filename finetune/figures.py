@@ -82,8 +82,7 @@ def plot_predictions(strips: list[tuple[np.ndarray, str, str, float]], path: Pat
     figure = Figure(figsize=(11, 1.05 * len(strips)), layout="constrained")
     rows = figure.subplots(len(strips), 2, squeeze=False, width_ratios=(8, 2.6))
     for (pictures, caption), (frames, label, predicted, score) in zip(rows, strips):
-        gap = ((0, 0), (0, 2), (0, 0))
-        pictures.imshow(np.concatenate([np.pad(frame, gap, constant_values=255) for frame in frames], axis=1))
+        pictures.imshow(side_by_side(frames))
         right = label == predicted
         text = f"{'✓' if right else '✗'} {plain(predicted, 26)}  {score:.0%}"
         text += "" if right else f"\n    true: {plain(label, 26)}"
@@ -91,6 +90,12 @@ def plot_predictions(strips: list[tuple[np.ndarray, str, str, float]], path: Pat
         for axes in (pictures, caption):
             axes.axis("off")
     figure.savefig(path, dpi=90)
+
+
+def side_by_side(frames: np.ndarray) -> np.ndarray:
+    """One picture of frames uint8 `(num_frames, height, width, 3)`, in their order, with white between them."""
+    gap = ((0, 0), (0, 2), (0, 0))
+    return np.concatenate([np.pad(frame, gap, constant_values=255) for frame in frames], axis=1)
 
 
 def plain(text: str, length: int) -> str:

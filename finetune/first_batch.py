@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from transformers import TimesformerVideoProcessor
 
-from finetune.figures import plain
+from finetune.figures import plain, side_by_side
 
 _AT_MOST = 8  # clips
 
@@ -25,7 +25,7 @@ def plot_batch(
     figure = Figure(figsize=(11, max(1.2, height * len(clips))), layout="constrained")
     rows = figure.subplots(len(clips), 2, squeeze=False, width_ratios=(8, 2.4))
     for (picture, caption), frames, shares in zip(rows, clips, targets[:_AT_MOST].float().cpu().numpy()):
-        picture.imshow(np.concatenate([np.pad(frame, ((0, 0), (0, 2), (0, 0)), constant_values=255) for frame in frames], axis=1))  # fmt: skip
+        picture.imshow(side_by_side(frames))
         caption.text(0, 0.5, in_words(shares, names), va="center", fontsize=9)
         for axes in (picture, caption):
             axes.axis("off")

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from finetune.metrics import class_averages, top_k_right
-from finetune.multilabel_metrics import average_precision, label_averages
+from finetune.counts import class_averages, label_averages
+from finetune.metrics import top_k_right
+from finetune.multilabel_metrics import average_precision
 
 NUM_RESAMPLES, SEED = 2000, 0
 _CHUNK = 100  # resamples at a time: bounds the memory

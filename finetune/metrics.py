@@ -10,6 +10,7 @@ import numpy as np
 from transformers import EvalPrediction
 
 from finetune.calibration import expected_calibration_error, log_probabilities, negative_log_likelihood
+from finetune.counts import class_averages, per_class_scores
 from finetune.multilabel_metrics import MULTILABEL_SCALARS, compute_multilabel, sigmoid
 
 # In the order in which they are shown. `nll` is called loss where a Trainer or a run reports it.
@@ -28,34 +29,6 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_labels: int)
     matrix = np.zeros((num_labels, num_labels), dtype=np.int64)
     np.add.at(matrix, (labels, predicted), 1)
     return matrix
-
-
-def per_class_scores(hits: np.ndarray, support: np.ndarray, guesses: np.ndarray) -> dict[str, np.ndarray]:
-    """precision, recall and f1, float64 of the shape of the counts `(..., num_labels)`.
-
-    A ratio with nothing below its line is 0, as scikit-learn has it.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "precision": np.nan_to_num(hits / guesses),
-            "recall": np.nan_to_num(hits / support),
-            "f1": np.nan_to_num(2 * hits / (support + guesses)),
-        }
-
-
-def class_averages(hits: np.ndarray, support: np.ndarray, guesses: np.ndarray) -> dict[str, np.ndarray]:
-    """mean_class_accuracy, macro_f1 and weighted_f1, each `(...)`, of counts `(..., num_labels)`.
-
-    Mean recall of the classes that have videos (scikit-learn's `balanced_accuracy_score`); mean F1 of those that occur
-    among labels or predictions (`f1_score(average="macro")`), and weighted by videos (`"weighted"`).
-    """
-    scores = per_class_scores(hits, support, guesses)
-    there, occurs = support > 0, support + guesses > 0
-    return {
-        "mean_class_accuracy": (scores["recall"] * there).sum(-1) / there.sum(-1),
-        "macro_f1": (scores["f1"] * occurs).sum(-1) / occurs.sum(-1),
-        "weighted_f1": (scores["f1"] * support).sum(-1) / support.sum(-1),
-    }
 
 
 class VideoClassification(evaluate.Metric):

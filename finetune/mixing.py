@@ -18,6 +18,10 @@ class Mixing:
     cutmix_alpha: float = 0.0
     cutmix_probability: float = 0.5
 
+    @property
+    def is_on(self) -> bool:
+        return bool(self.mixup_alpha or self.cutmix_alpha)
+
     def __call__(
         self, pixels: torch.Tensor, targets: torch.Tensor, random: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,7 +29,7 @@ class Mixing:
 
         One share, one pairing and one rectangle a batch; the rectangle lies in all frames of a clip (arXiv 2012.03457).
         """
-        if len(pixels) < 2 or not (self.mixup_alpha or self.cutmix_alpha):
+        if len(pixels) < 2 or not self.is_on:
             return pixels, targets
         cut = bool(self.cutmix_alpha) and (not self.mixup_alpha or random.random() < self.cutmix_probability)
         alpha = self.cutmix_alpha if cut else self.mixup_alpha

@@ -50,6 +50,16 @@ ATTENTION_TYPES = tuple(FIRST_STEPS)
 AttentionMaps = dict[str, torch.Tensor | None]
 
 
+MULTI_LABEL = "multi_label_classification"  # `problem_type` of a model that gives several labels to a video
+
+
+def probabilities(logits: torch.Tensor, config: TimesformerConfig) -> torch.Tensor:
+    """Scores of the shape of `logits` `(..., num_labels)`, as transformers' pipeline gives them: they add up to 1, or of
+    several labels are each a probability of its own.
+    """
+    return logits.sigmoid() if config.problem_type == MULTI_LABEL else logits.softmax(-1)
+
+
 def is_plain(config: TimesformerConfig) -> bool:
     """Whether transformers' own class gives this model's logits: it lacks two schemes, is wrong about space_only (a row
     of logits per frame) and fails on rectangles.

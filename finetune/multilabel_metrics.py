@@ -8,6 +8,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from finetune.counts import label_averages, per_class_scores
+
 MULTILABEL_SCALARS = ("mean_average_precision", "macro_f1", "micro_f1", "subset_accuracy", "nll")
 
 
@@ -55,15 +57,6 @@ def _best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
     return float((ordered[best] + below) / 2)
 
 
-def label_averages(hits: np.ndarray, support: np.ndarray, guesses: np.ndarray) -> dict[str, np.ndarray]:
-    """macro_f1 and micro_f1, `(...)`, of counts `(..., classes)`: of the classes that occur, and of all decisions."""
-    occurs = support + guesses > 0
-    with np.errstate(invalid="ignore"):
-        f1 = np.nan_to_num(2 * hits / (support + guesses))
-        micro = np.nan_to_num(2 * hits.sum(-1) / (support + guesses).sum(-1))
-    return {"macro_f1": (f1 * occurs).sum(-1) / np.maximum(occurs.sum(-1), 1), "micro_f1": micro}
-
-
 class MultiLabelClassification(evaluate.Metric):
     """`MULTILABEL_SCALARS` and per_class (lists by class) of one row of probabilities per video.
 
@@ -85,15 +78,12 @@ class MultiLabelClassification(evaluate.Metric):
         answers = scores >= np.asarray(thresholds)
         hits, support, guesses = (answers & (labels > 0)).sum(0), labels.sum(0), answers.sum(0)
         areas = np.array([average_precision(scores[:, c], labels[:, c]) for c in range(scores.shape[1])])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            per_class = {
-                "average_precision": [None if np.isnan(area) else float(area) for area in areas],
-                "precision": np.nan_to_num(hits / guesses).tolist(),
-                "recall": np.nan_to_num(hits / support).tolist(),
-                "f1": np.nan_to_num(2 * hits / (support + guesses)).tolist(),
-                "support": support.tolist(),
-                "threshold": list(thresholds),
-            }
+        per_class = {
+            "average_precision": [None if np.isnan(area) else float(area) for area in areas],
+            **{name: values.tolist() for name, values in per_class_scores(hits, support, guesses).items()},
+            "support": support.tolist(),
+            "threshold": list(thresholds),
+        }
         likelihood = np.where(labels > 0, scores, 1 - scores)
         return {
             "mean_average_precision": float(areas[support > 0].mean()) if support.any() else 0.0,

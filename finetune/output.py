@@ -15,10 +15,16 @@ from data_prep.errors import UserError
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """A file for text that takes the place of `path` when it is written. Line ends are as written, as CSV wants them."""
+    with _draft_of(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        yield file
+
+
+@contextmanager
+def _draft_of(path: Path) -> Iterator[Path]:
+    """A name beside `path`; what is there in the end takes its place, unless something went wrong."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            yield file
+        yield draft
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -30,12 +36,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with _draft_of(path) as draft:
         draft.write_bytes(data)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def check_writable(path: Path, flag: str) -> None:

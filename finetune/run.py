@@ -36,10 +36,10 @@ from finetune.clip import ClipMaker, Clips
 from finetune.contract import measured_clips
 from finetune.dataset import Splits, load_splits, stream_splits
 from finetune.demo import prepare_demo
-from finetune.evaluation import MULTI_LABEL
 from finetune.hub import check_login, push
 from finetune.interruption import Interrupted
 from finetune.metrics import compute_metrics
+from finetune.modeling import MULTI_LABEL
 from finetune.named_models import NAMED_MODELS
 from finetune.optimizer import accumulation_for
 from finetune.probe import train_head

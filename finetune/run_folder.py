@@ -12,6 +12,7 @@ import yaml
 from data_prep.errors import UserError
 from finetune.arguments import Settings
 from finetune.checkpoints import checkpoint_to_resume, complete_checkpoints
+from finetune.output import write_json
 
 RECIPE = "recipe.yaml"
 _UNFINISHED = (
@@ -83,7 +84,4 @@ class RunFolder:
         (self.path / _UNFINISHED).unlink(missing_ok=True)
 
     def _mark(self, stopped: bool) -> None:
-        text = json.dumps({"argv": self.argv, "stopped": stopped}, ensure_ascii=True)
-        staged = self.path / f".{_UNFINISHED}"
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(self.path / _UNFINISHED)
+        write_json(self.path / _UNFINISHED, {"argv": self.argv, "stopped": stopped})

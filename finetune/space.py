@@ -23,9 +23,8 @@ from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.store import whole_directory
 from finetune.card import environment, read_clip_code
 from finetune.contract import check
-from finetune.evaluation import MULTI_LABEL
 from finetune.hub import LIMIT_MINUTES, check_finished, check_repo_id, upload_apart
-from finetune.modeling import is_plain
+from finetune.modeling import MULTI_LABEL, is_plain
 from finetune.sampling import Sampling
 from finetune.upload import pushed_files
 from finetune.weights import load_checkpoint

@@ -22,12 +22,12 @@ from finetune.batch import normalise
 from finetune.checkpoints import STAGING, TRAINING_WEIGHTS, publish, publish_files, remove_old
 from finetune.clip import IGNORED, Clips
 from finetune.ema import MovingAverage
-from finetune.evaluation import MULTI_LABEL
 from finetune.first_batch import plot_batch
 from finetune.interruption import Interruption
 from finetune.learning import LearningArguments
 from finetune.losses import Loss, as_targets, balanced_weights
 from finetune.mixing import Mixing
+from finetune.modeling import MULTI_LABEL
 from finetune.optimizer import milestone_schedule, parameter_groups
 from finetune.sampler import VideoSampler
 from finetune.stream import StreamedClips
@@ -141,7 +141,7 @@ class VideoTrainer(Trainer):
     def _mixed(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Targets in place of labels, mixed with other clips of the batch; not where a video could not be read."""
         pixels, targets = inputs["pixel_values"], as_targets(inputs["labels"], self.model.config.num_labels)
-        if not (targets == IGNORED).any():
+        if self.mixing.is_on and not (targets == IGNORED).any():  # which waits for the device
             place = (self.args.seed, self.state.global_step, self.batch_of_step, self.args.process_index)
             pixels, targets = self.mixing(pixels, targets, np.random.default_rng(place))
         self.batch_of_step += 1

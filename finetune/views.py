@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch.utils.data import Dataset
@@ -12,6 +12,9 @@ from torch.utils.data import Dataset
 from data_prep.errors import UserError
 from finetune.batch import ClipTransform
 from finetune.clip import ClipMaker, Rows
+
+Average = Literal["logits", "probabilities"]  # of what the mean over the views of a video is taken
+AVERAGES: tuple[Average, ...] = get_args(Average)
 
 
 @dataclass(frozen=True)
