@@ -72,6 +72,7 @@ class Accuracy:
 
     def trained(self, name: str, seed: int) -> Iterator[tuple[str, Row]]:
         clips = ["--image_size", str(CROP), "--num_frames", str(NUM_FRAMES), "--seed", str(seed)]
+        clips += ["--eval_strategy", "no", "--bf16", "true"]  # all training videos train, as in the frozen rows
         image = ["--model_name_or_path", self.image_model, *clips]
         small = ["--config", "small_data", *image]
         guide = ["--config", "none", "--num_train_epochs", "4", "--learning_rate", "5e-5", "--warmup_steps", "0.1",
@@ -94,12 +95,12 @@ class Accuracy:
             )
 
     def prepared(self, name: str) -> Path:
-        """The folder's own splits, a part of its training videos for validation; frames as JPEGs."""
+        """The folder's own splits; frames as JPEGs."""
         dataset = self.work / name
         if not dataset.exists():
             subprocess.run(
                 [sys.executable, "-m", "data_prep", str(self.folders[name]), str(dataset), "--store", "frames",
-                 "--short_side", "160", "--validation_from_train", "0.15", "--keep_conflicts"], check=True,
+                 "--short_side", "160", "--keep_conflicts"], check=True,
             )  # fmt: skip
         return dataset
 

@@ -13,12 +13,13 @@ _TARGETS = r".*encoder\.layer\.\d+\..*(qkv|dense|temporal_dense)"
 def choose_what_learns(model: TimesformerForVideoClassification, learning: LearningArguments) -> None:
     """Freezes and adds as `learning` says; the head always learns. Raises `UserError`."""
     blocks = len(model.timesformer.encoder.layer)
-    if learning.freeze_blocks > blocks:
-        raise UserError(f"--freeze_blocks is {learning.freeze_blocks}, but the model has {blocks} blocks.")
+    frozen = learning.freeze_blocks if learning.freeze_blocks >= 1 else round(learning.freeze_blocks * blocks)
+    if frozen > blocks:
+        raise UserError(f"--freeze_blocks is {frozen:g}, but the model has {blocks} blocks.")
     if learning.lora_rank:
         add_lora(model, learning)
     for name, weight in model.named_parameters():
-        if learning.freeze_blocks and model.layer_id(name) <= learning.freeze_blocks:
+        if frozen and model.layer_id(name) <= frozen:
             weight.requires_grad_(False)
 
 

@@ -29,7 +29,9 @@ _REPLACES = {
     "short_side_jitter": ("crop_scale",),
     "sampling": ("frame_stride",),
     "eval_strategy": ("early_stopping_patience",),
-    "linear_probe": ("freeze_blocks", "lora_rank", "ema_decay"),
+    "early_stopping_patience": ("load_best_model_at_end",),
+    "streaming": ("head_start",),
+    "linear_probe": ("freeze_blocks", "lora_rank", "ema_decay", "head_start"),
 }
 SMALL_DATA = 2000  # training videos up to which small_data.yaml gives the defaults
 
@@ -272,8 +274,13 @@ def _check(
     check_learning(learning)
     if learning.early_stopping_patience is not None and not training.load_best_model_at_end:
         raise UserError("--early_stopping_patience needs evaluations and the best checkpoint: leave out --eval_strategy no and --load_best_model_at_end false.")  # fmt: skip
-    if data.streaming and (learning.sampler != "random" or learning.repeated_augmentation > 1 or learning.linear_probe):
-        raise UserError("--streaming reads videos in the order they come: leave out --sampler, --repeated_augmentation and --linear_probe.")  # fmt: skip
+    if data.streaming and (
+        learning.sampler != "random"
+        or learning.repeated_augmentation > 1
+        or learning.linear_probe
+        or learning.head_start != "random"
+    ):
+        raise UserError("--streaming reads videos in the order they come: leave out --sampler, --repeated_augmentation, --linear_probe and --head_start.")  # fmt: skip
     _check_clips(data)
 
 

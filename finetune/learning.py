@@ -29,8 +29,9 @@ class LearningArguments:
     sampler: Literal["random", "balanced"] = field(default="random", metadata={"help": "random: every video once an epoch; balanced: every class as often as the others, by repeating videos of small ones."})  # fmt: skip
     repeated_augmentation: int = field(default=1, metadata={"help": "How many differently augmented clips of each video an epoch has, side by side in a batch."})  # fmt: skip
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Stop after this many evaluations without a better --metric_for_best_model."})  # fmt: skip
-    freeze_blocks: int = field(default=0, metadata={"help": "Leave the embeddings and this many first blocks as they are."})  # fmt: skip
+    freeze_blocks: float = field(default=0, metadata={"help": "Leave the embeddings and this many first blocks as they are, or, below 1, this share of them, as 0.67."})  # fmt: skip
     linear_probe: bool = field(default=False, metadata={"help": "Train the head alone, on features that are computed once: logistic regression, its strength chosen on validation. Takes seconds."})  # fmt: skip
+    head_start: Literal["random", "linear_probe"] = field(default="random", metadata={"help": "What a new head starts from. linear_probe: what --linear_probe gives, so that a head that knows nothing does not spoil the features first."})  # fmt: skip
     lora_rank: int = field(default=0, metadata={"help": "Train low-rank additions to the linear maps in place of the weights (LoRA, extra lora), as 16; they are merged into the weights at the end."})  # fmt: skip
     lora_alpha: int | None = field(default=None, metadata={"help": "Scale of the additions times their rank. Default: twice the rank."})  # fmt: skip
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the additions."})
@@ -52,7 +53,9 @@ def check_learning(learning: LearningArguments) -> None:
             raise UserError(f"--{name} is {value}, expected at least 1.")
     for name in ("freeze_blocks", "lora_rank"):
         if getattr(learning, name) < 0:
-            raise UserError(f"--{name} is {getattr(learning, name)}, expected at least 0.")
+            raise UserError(f"--{name} is {getattr(learning, name):g}, expected at least 0.")
+    if learning.freeze_blocks > 1 and learning.freeze_blocks % 1:
+        raise UserError(f"--freeze_blocks is {learning.freeze_blocks:g}, expected a number of blocks, as 8, or a share of them, as 0.67.")  # fmt: skip
     milestones = learning.lr_milestones or []
     if milestones != sorted(milestones) or any(epoch <= 0 for epoch in milestones):
         raise UserError(f"--lr_milestones is {milestones}: expected epochs in order, as 11 14.")

@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if trainer.is_world_process_zero():
         folder.begin(settings)
     with naming_videos(watch):
-        learn(trainer, settings, splits, folder)
+        learn(trainer, settings, splits, folder, start.has_new_head)
         trainer.save_model()
         evaluation = evaluate(trainer, splits, Views.parse(settings.data.eval_views))
     trainer.gather_unreadable()
@@ -98,10 +98,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     return metrics
 
 
-def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: RunFolder) -> None:
+def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: RunFolder, has_new_head: bool) -> None:
     """Training, from `folder.checkpoint` on; afterwards the model is a plain one with the weights to keep."""
-    if settings.learning.linear_probe:
+    learning = settings.learning
+    is_start = has_new_head and not folder.checkpoint
+    if learning.linear_probe or (learning.head_start == "linear_probe" and is_start):
         train_head(trainer, splits)
+    if learning.linear_probe:
         return
     try:
         trainer.train(resume_from_checkpoint=folder.checkpoint)
@@ -115,7 +118,7 @@ def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: Run
             "(with --target_batch_size the result stays the same), --gradient_checkpointing true, --bf16 true; "
             "--auto_find_batch_size true tries by itself."
         ) from error
-    if settings.learning.lora_rank:
+    if learning.lora_rank:
         merge_lora(trainer.model)
 
 
@@ -133,8 +136,8 @@ def with_advised_recipe(settings: Settings, splits: Splits, argv: list[str]) -> 
 def prepare_for_several_labels(settings: Settings, start: Start) -> None:
     """Each label is a question of its own: sigmoid and binary cross-entropy, and no single right answer to count."""
     learning, training = settings.learning, settings.training
-    if learning.class_weights or learning.sampler == "balanced" or learning.linear_probe:
-        raise UserError("videos have several labels each: leave out --class_weights, --sampler balanced and --linear_probe, which are for one.")  # fmt: skip
+    if learning.class_weights or learning.sampler == "balanced":
+        raise UserError("videos have several labels each: leave out --class_weights and --sampler balanced, which are for one.")  # fmt: skip
     start.model.config.problem_type = MULTI_LABEL
     best = training.metric_for_best_model
     if best == "top1":

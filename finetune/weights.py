@@ -47,11 +47,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Start:
-    """The model and processor training starts from, and a table of what was kept, resized and replaced."""
+    """The model and processor training starts from, a table of what was kept, resized and replaced, and whether the head
+    is a new one.
+    """
 
     model: TimesformerForVideoClassification
     processor: TimesformerVideoProcessor
     message: str
+    has_new_head: bool
 
 
 def load_start(wanted: ModelArguments, labels: list[str]) -> Start:
@@ -68,14 +71,14 @@ def load_start(wanted: ModelArguments, labels: list[str]) -> Start:
         fit_scheme(source, wanted.attention_type or source.config.attention_type, wanted.time_embedding_start)
         if wanted.input_channel_order == "bgr":
             swap_channels(source)
-    fit_head(source, labels, wanted.new_head)
+    has_new_head = fit_head(source, labels, wanted.new_head)
     if wanted.image_mean or wanted.image_std:
         source.processor = renormalised(source.processor, wanted.image_mean, wanted.image_std)
         source.notes.append(("mean and std", f"{source.processor.image_mean}, {source.processor.image_std}: asked for"))
     model = build_model(source, wanted.attn_implementation)
     model.regularize(wanted.drop_path_rate, wanted.head_dropout)
     rows = [("weights", name), *source.notes]
-    return Start(model, source.processor, "\n".join(f"{part:<20} {what}" for part, what in rows))
+    return Start(model, source.processor, "\n".join(f"{part:<20} {what}" for part, what in rows), has_new_head)
 
 
 def load_checkpoint(
@@ -246,14 +249,14 @@ def swap_channels(source: Source) -> None:
     source.notes.append(("input channels", "trained on BGR: patch embedding turned to take RGB"))
 
 
-def fit_head(source: Source, labels: list[str], new_head: bool) -> None:
-    """Keeps the head where its labels are the dataset's, else makes a new one. Raises `UserError`."""
+def fit_head(source: Source, labels: list[str], new_head: bool) -> bool:
+    """Keeps the head where its labels are the dataset's, else makes a new one: whether it did. Raises `UserError`."""
     config, state, name = source.config, source.state, source.name
     config.problem_type = "single_label_classification"
     old = [config.id2label[i] for i in range(config.num_labels)] if _HEAD[0] in state else []
     if old == labels and not new_head:
         source.notes.append(("head", f"kept: its {len(labels)} labels are the dataset's"))
-        return
+        return False
     if sorted(old) == sorted(labels) and not new_head:
         raise UserError(
             f"{name} has the dataset's labels in another order (its first is {old[0]!r}, the dataset's {labels[0]!r}), "
@@ -267,6 +270,7 @@ def fit_head(source: Source, labels: list[str], new_head: bool) -> None:
     source.notes.append(
         ("head", f"{len(old)} labels replaced by a new head of {len(labels)}" if old else f"new, {len(labels)} labels")
     )
+    return True
 
 
 def _layer(i: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,18 @@ def test_the_command_line_wins_over_a_recipe_and_a_file_over_its_namesake(tmp_pa
     assert settings.learning.lr_milestones == [11, 14] and settings.recipe["lr_milestones"] == [11.0, 14.0]
     with pytest.raises(UserError, match="one of blog, demo, "):
         parse_arguments(["--config", str(tmp_path / "paper"), *given])
+
+
+@pytest.mark.parametrize(
+    ("given", "left_out"),
+    [
+        (["--early_stopping_patience", "3"], lambda settings: settings.training.load_best_model_at_end),
+        (["--streaming"], lambda settings: settings.learning.head_start == "random"),
+        (["--linear_probe", "true"], lambda settings: settings.learning.freeze_blocks == 0),
+    ],
+)
+def test_what_is_given_takes_out_of_the_recipe_what_would_contradict_it(
+    given: list[str], left_out: Callable[[Settings], bool]
+) -> None:
+    assert not left_out(parse_arguments([*BASE, "--config", "small_data"]))
+    assert left_out(parse_arguments([*BASE, "--config", "small_data", *given]))

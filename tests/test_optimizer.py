@@ -102,6 +102,11 @@ def test_frozen_blocks_and_low_rank_additions(model: TimesformerForVideoClassifi
         choose_what_learns(model, LearningArguments(freeze_blocks=4))
 
 
+def test_a_share_of_the_blocks_is_frozen_whatever_their_number(model: TimesformerForVideoClassification) -> None:
+    choose_what_learns(model, LearningArguments(freeze_blocks=0.67))
+    assert {model.layer_id(name) for name, weight in model.named_parameters() if weight.requires_grad} == {3, 4}
+
+
 def test_merged_low_rank_additions_give_a_plain_model_with_the_same_logits(
     model: TimesformerForVideoClassification,
 ) -> None:
@@ -143,7 +148,7 @@ def test_a_balanced_epoch_shows_classes_alike_and_repeats_as_little_as_it_can() 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"layer_decay": 1.5}, "0 to 1"), ({"layer_decay": 0.0}, "expected more"), ({"lr_milestones": [14, 11]}, "epochs in order"), ({"target_batch_size": 0}, "at least 1"), ({"linear_probe": True, "lora_rank": 4}, "head alone")],
+    [({"layer_decay": 1.5}, "0 to 1"), ({"layer_decay": 0.0}, "expected more"), ({"lr_milestones": [14, 11]}, "epochs in order"), ({"target_batch_size": 0}, "at least 1"), ({"linear_probe": True, "lora_rank": 4}, "head alone"), ({"freeze_blocks": 2.5}, "a number of blocks")],
 )  # fmt: skip
 def test_settings_that_cannot_be_meant_are_refused(wrong: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -74,6 +74,20 @@ def test_a_linear_probe_trains_the_head_alone_and_says_what_it_chose(
     assert 0 <= metrics["test_top1"] <= 1
 
 
+def test_a_new_head_may_start_from_the_linear_probe_and_an_old_one_is_kept(
+    bars_dataset: Path, started: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ["--head_start", "linear_probe", "--max_steps", "1", "--learning_rate", "0"]
+    train(bars_dataset, tmp_path / "new", *start, "--new_head", model=str(started))
+    assert capsys.readouterr().out.count("(chosen)") == 1
+    train(bars_dataset, tmp_path / "probe", "--config", "linear_probe", model=str(started))
+    heads = [load_file(tmp_path / run / "model.safetensors")["classifier.weight"] for run in ("new", "probe")]
+    torch.testing.assert_close(*heads)
+    capsys.readouterr()
+    train(bars_dataset, tmp_path / "old", *start, model=str(started))
+    assert "(chosen)" not in capsys.readouterr().out
+
+
 def test_lora_ends_as_a_plain_checkpoint_that_predicts_what_was_measured(
     bars_dataset: Path, started: Path, tmp_path: Path
 ) -> None:
@@ -101,6 +115,8 @@ def test_several_labels_a_video_are_learned_and_the_checkpoint_says_so(bars_data
     assert metrics["test_mean_average_precision"] > 0.5
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"
+    probed = train(tmp_path / "data", tmp_path / "probed", "--config", "linear_probe", model=str(tmp_path / "out"))
+    assert probed["test_mean_average_precision"] > 0.5
     with pytest.raises(UserError, match="several labels each"):
         train(tmp_path / "data", tmp_path / "no", "--sampler", "balanced")
 
