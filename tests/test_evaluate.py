@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from forks import Forks
 from PIL import Image
 from test_run import FAST, with_lost_videos
 
@@ -245,8 +246,6 @@ def test_every_flag_is_explained(command: Callable, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.startswith("usage: python -m finetune.")
 
 
-@pytest.mark.slow
-def test_the_script_does_not_hide_the_library_it_needs(tmp_path: Path) -> None:
-    script = Path(__file__).parents[1] / "finetune" / "evaluate.py"
-    done = subprocess.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True)
+def test_the_script_does_not_hide_the_library_it_needs(forks: Forks, tmp_path: Path) -> None:
+    done = forks.run(str(Path(__file__).parents[1] / "finetune" / "evaluate.py"), "--help", cwd=tmp_path)
     assert done.returncode == 0 and "--views" in done.stdout, done.stderr
