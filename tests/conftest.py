@@ -7,6 +7,7 @@ import zlib
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
+import gc
 import importlib.util
 import socket
 import subprocess
@@ -23,6 +24,11 @@ from forks import Forks
 # A stand-in Hub (HubServer in one file); not part of this project.
 SERVER = Path(os.environ.get("STAND_IN_HUB", Path(__file__).parents[2] / "shared" / "tools" / "hub_server.py"))
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_finish() -> None:
+    """What is imported is no garbage: each collection, of which accelerate makes one a training, need not look at it."""
+    gc.freeze()
 
 
 def encode(path: Path, frames: np.ndarray, rate: int = 10, codec: str = "libx264", pix_fmt: str = "yuv420p") -> Path:

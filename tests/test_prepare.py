@@ -399,7 +399,11 @@ def test_a_users_error_is_one_line_and_code_2(
     assert re.search(message, errors[0])
 
 
-def test_the_command_needs_no_torch() -> None:
+def test_the_command_needs_no_torch_and_what_decodes_no_datasets() -> None:
     """data_prep is usable, and its workers start, without importing torch, transformers or finetune."""
-    code = "import sys, data_prep.prepare, data_prep.demo; print([m for m in ('torch', 'transformers', 'finetune') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    for modules, unwanted in (
+        ("data_prep.prepare, data_prep.demo", {"torch", "transformers", "finetune"}),
+        ("data_prep.workers, data_prep.shards", {"torch", "datasets", "pandas"}),
+    ):
+        code = f"import sys, {modules}; print({unwanted} & set(sys.modules))"
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
