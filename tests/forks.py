@@ -12,7 +12,7 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
@@ -28,34 +28,43 @@ class Forks:
 
     def run(self, *arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
         """As `python *arguments` would, with `env` besides the environment of the imports."""
+        (done,) = self.run_together([arguments], cwd, [env])
+        return done
+
+    def run_together(
+        self, commands: Sequence[Sequence[str]], cwd: Path, environments: Sequence[Mapping[str, str]]
+    ) -> list[subprocess.CompletedProcess[str]]:
+        """Several commands at once, each with its environment."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with TemporaryDirectory() as name:
-            streams = [str(Path(name, stream)) for stream in ("stdout", "stderr")]
-            print(json.dumps([arguments, str(cwd), env, streams]), file=self._process.stdin, flush=True)
-            code = int(self._process.stdout.readline())
-            stdout, stderr = (Path(stream).read_text() for stream in streams)
-        return subprocess.CompletedProcess(arguments, code, stdout, stderr)
+            asked = [
+                (arguments, env, [f"{name}/{number}.out", f"{name}/{number}.err"])
+                for number, (arguments, env) in enumerate(zip(commands, environments))
+            ]
+            print(json.dumps([str(cwd), asked]), file=self._process.stdin, flush=True)
+            codes = json.loads(self._process.stdout.readline())
+            return [
+                subprocess.CompletedProcess(arguments, code, *(Path(stream).read_text() for stream in streams))
+                for (arguments, _, streams), code in zip(asked, codes)
+            ]
 
     def close(self) -> None:
         self._process.communicate()
 
 
 def _serve() -> None:
-    """Returns in the forks, and ends this process after the last command."""
+    """Returns in no fork, and here after the last command."""
     for line in sys.stdin:
-        arguments, cwd, env, streams = json.loads(line)
-        if child := os.fork():
-            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-            continue
-        for number, path in enumerate((os.devnull, *streams)):
-            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
-        os.chdir(cwd)
-        os.environ.update(env)
-        _become(arguments)
-    sys.exit()
+        cwd, asked = json.loads(line)
+        children = [os.fork() or _become(arguments, cwd, env, streams) for arguments, env, streams in asked]
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
 
 
-def _become(arguments: list[str]) -> NoReturn:
+def _become(arguments: list[str], cwd: str, env: dict[str, str], streams: list[str]) -> NoReturn:
+    for number, path in enumerate((os.devnull, *streams)):
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
+    os.chdir(cwd)
+    os.environ.update(env)
     first, *rest = arguments
     if first == "-m":
         sys.argv, sys.path[0] = rest, ""

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from forks import Forks
 from safetensors.torch import load_file
 
 from finetune.checkpoints import complete_checkpoints, publish, remove_old
@@ -172,12 +174,26 @@ def test_two_processes_learn_and_measure_what_one_does(bars_dataset: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_and_go_on_to_the_same_weights(bars_dataset: Path, tmp_path: Path) -> None:
-    def two(output_dir: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return two_processes(tmp_path, options(bars_dataset, Path(output_dir), "--dataloader_num_workers", "2"), **env)
+def test_two_processes_stop_together_and_go_on_to_the_same_weights(
+    bars_dataset: Path, tmp_path: Path, forks: Forks
+) -> None:
+    (tmp_path / "two.py").write_text(TWO)
 
-    assert (process := two("whole")).returncode == 0, process.stderr
-    stopped = two("run", STOP="1")
-    assert stopped.returncode != 0 and "stopped by SIGTERM after step 5 of 9" in stopped.stderr, stopped.stderr
-    assert (process := two("run")).returncode == 0, process.stderr
+    arguments = ["two.py", *options(bars_dataset, tmp_path, "--dataloader_num_workers", "2", "--use_cpu", "true")]
+
+    def two(output_dir: str, **env: str) -> list[subprocess.CompletedProcess[str]]:
+        """What torchrun starts."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = str(server.getsockname()[1])
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        command = [*arguments, "--output_dir", output_dir]
+        return forks.run_together([command] * 2, tmp_path, [{**env, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"])
+
+    for process in two("whole"):
+        assert process.returncode == 0, process.stderr
+    first, second = two("run", STOP="1")
+    assert first.returncode == second.returncode == 75, first.stderr + second.stderr
+    assert "stopped by SIGTERM after step 5 of 9" in first.stderr
+    for process in two("run"):
+        assert process.returncode == 0, process.stderr
     assert same_weights(tmp_path / "whole", tmp_path / "run")
