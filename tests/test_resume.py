@@ -19,8 +19,8 @@ import torch
 from forks import Forks
 from safetensors.torch import load_file
 
+from data_prep.errors import exit_cleanly
 from finetune.checkpoints import complete_checkpoints, publish, remove_old
-from finetune.interruption import Interrupted
 from finetune.run import main
 from finetune.trainer import VideoTrainer
 
@@ -78,15 +78,15 @@ def whole(bars_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("step", "workers"), [(7, "2"), (11, "0")])
 def test_stopped_by_sigterm_the_same_command_goes_on_to_the_same_weights(
-    bars_dataset: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, step: int, workers: str
-) -> None:
+    bars_dataset: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], step: int, workers: str,
+) -> None:  # fmt: skip
     """In the midst of the second epoch, and at its end, where evaluation comes first."""
     command = options(bars_dataset, tmp_path / "run", "--dataloader_num_workers", workers)
     with monkeypatch.context() as patch:
         stop_at(patch, step)
-        with pytest.raises(Interrupted, match=f"after step {step + 1} of 18") as stopped:
-            main(command)
-    assert stopped.value.exit_code == 75
+        assert exit_cleanly(main)(command) == 75
+    assert f"after step {step + 1} of 18" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.json").exists(), "nothing is evaluated as if it were done"
     assert [path.name for path in complete_checkpoints(tmp_path / "run")][-1] == f"checkpoint-{step + 1}"
     main(command)
