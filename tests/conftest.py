@@ -131,6 +131,19 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.fixture
+def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes half the time in which a few videos are prepared. test_page.py looks at what is drawn."""
+    monkeypatch.setattr("data_prep.report.page.draw_charts", lambda facts, folder: [])
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes half the time of a tiny run. test_run.py and test_evaluate.py look at what is drawn."""
+    monkeypatch.setattr("finetune.report.plot_curves", lambda log, path: None)
+    monkeypatch.setattr("finetune.report.write_pictures", lambda evaluation, maker, folder: None)
+
+
 @pytest.fixture(scope="session")
 def hub_port() -> int:
     """Where a stand-in Hub listens when a test starts one: clients are told when they are imported, before any test."""

@@ -23,6 +23,8 @@ from data_prep.prepare import main
 from data_prep.video import read_frames
 from finetune.clip import read_clip
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 
 def run(*arguments: object) -> dict:
     return main([*map(str, arguments), "--num_proc", "1"])

@@ -35,6 +35,8 @@ OPTIONS = [
     "--report_to", "none", "--disable_tqdm", "true",
 ]  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 def options(dataset: Path, output_dir: Path, *more: str) -> list[str]:
     return ["--dataset_name", str(dataset), "--output_dir", str(output_dir), *OPTIONS, *more]
