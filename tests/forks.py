@@ -73,8 +73,9 @@ def _become(arguments: list[str], cwd: str, env: dict[str, str], streams: list[s
         sys.argv, sys.path[0] = ["-c", *rest[1:]], ""
         exec(rest[0], {"__name__": "__main__"})
     else:
-        sys.argv, sys.path[0] = arguments, str(Path(first).parent)
-        runpy.run_path(first, run_name="__main__")
+        script = os.path.abspath(first)  # processes that it spawns look from the folder of the imports
+        sys.argv, sys.path[0] = arguments, os.path.dirname(script)
+        runpy.run_path(script, run_name="__main__")
     sys.exit()
 
 

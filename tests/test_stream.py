@@ -21,8 +21,6 @@ from finetune.clip import ClipMaker
 from finetune.run import main
 from finetune.stream import ParquetRows, Place, StreamedClips, parquet_rows
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 
 @pytest.fixture(scope="module")
 def shards(bars: Path, tmp_path_factory: pytest.TempPathFactory) -> str:

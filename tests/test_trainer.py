@@ -24,8 +24,6 @@ FAST = [
     "--report_to", "none", "--disable_tqdm", "true",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 
 def train(dataset: Path, output_dir: Path, *more: str, model: str = "timesformer-tiny") -> dict[str, float]:
     return main(["--dataset_name", str(dataset), "--output_dir", str(output_dir), "--model_name_or_path", model, *FAST, *more])  # fmt: skip
