@@ -6,12 +6,15 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_prep.errors import UserError
-from finetune.evaluation import Evaluation
 from finetune.output import replacing
+
+if TYPE_CHECKING:
+    from finetune.evaluation import Evaluation
 
 # Then one column of scores per class. Classes may have these names too: columns are found by their place.
 COLUMNS = ("video_id", "view", "group", "label", "prediction", "score")

@@ -191,7 +191,7 @@ def patch_counter(patch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 def test_from_python_and_nothing_is_imported_before_it_is_asked_for(videos: Path) -> None:
-    code = "import sys, finetune, finetune.predict, finetune.reading; print({'torch', 'transformers', 'matplotlib'} & set(sys.modules))"
+    code = "import sys, finetune, finetune.compare, finetune.predict, finetune.reading; print({'torch', 'transformers', 'matplotlib'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"
     assert finetune.load is load and finetune.UserError is UserError
