@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 
@@ -113,3 +114,19 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     start.model.save_pretrained(path)
     start.processor.save_pretrained(path)
     return str(path)
+
+
+@pytest.fixture
+def edited(random_checkpoint: str, tmp_path: Path) -> Callable[[dict], str]:
+    """The checkpoint with other words in its config."""
+
+    def edit(changes: dict) -> str:
+        folder = tmp_path / "edited"
+        folder.mkdir()
+        for path in Path(random_checkpoint).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        return str(folder)
+
+    return edit
