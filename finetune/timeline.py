@@ -231,10 +231,10 @@ def plot_timeline(timeline: Timeline, segments: list[Segment], path: Path) -> No
     places = {timeline.labels[label]: place for place, label in enumerate(shown)}
     lanes = 1 if timeline.thresholds is None else len(shown)
     for one in segments:
-        place = places.get(one.label)
-        if place is not None or lanes == 1:
-            lane = lanes - 1 - (place or 0) % lanes
-            color = "0.7" if place is None else f"C{place}"
+        lane_of = places.get(one.label)
+        if lane_of is not None or lanes == 1:
+            lane = lanes - 1 - (lane_of or 0) % lanes
+            color = "0.7" if lane_of is None else f"C{lane_of}"
             band.axvspan(one.start, one.end, lane / lanes, (lane + 1) / lanes, color=color, linewidth=0)
     axes.set(ylabel="score", ylim=(0, 1.02), xlim=(0, max(timeline.duration, timeline.stride_seconds)))
     axes.grid(alpha=0.3)

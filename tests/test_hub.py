@@ -31,7 +31,7 @@ def hub(tmp_path: Path) -> Iterator[Any]:
     module = importlib.util.module_from_spec(spec)
     sys.modules["hub_server"] = module
     spec.loader.exec_module(module)
-    with module.HubServer(tmp_path / "hub", "hf_secret_token", user="me") as server:
+    with module.HubServer(tmp_path / "hub", "hf_secret_token", user="me", read_token="hf_read_token") as server:
         yield server
 
 
@@ -129,6 +129,13 @@ def test_a_wrong_token_is_found_out_before_training(hub: Any, tmp_path: Path, ba
     assert process.returncode == 2
     assert "the Hub does not accept the token" in process.stderr
     assert "hf_wrong" not in process.stdout + process.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_token_that_only_reads_is_found_out_before_training(hub: Any, tmp_path: Path, bars_dataset: Path) -> None:
+    process = train(hub, tmp_path, bars_dataset, HF_TOKEN="hf_read_token")
+    assert process.returncode == 2 and "the token may only read" in process.stderr
+    assert "hf_read_token" not in process.stdout + process.stderr
     assert not (tmp_path / "out").exists()
 
 
