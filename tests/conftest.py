@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 
@@ -175,7 +176,9 @@ def hub(tmp_path: Path, hub_port: int) -> Iterator[Any]:
     module = importlib.util.module_from_spec(spec)
     sys.modules["hub_server"] = module
     spec.loader.exec_module(module)
-    with module.HubServer(tmp_path / "hub", "hf_secret_token", user="me", port=hub_port) as server:
+    with module.HubServer(
+        tmp_path / "hub", "hf_secret_token", user="me", read_token="hf_read_token", port=hub_port
+    ) as server:
         yield server
 
 
@@ -187,3 +190,19 @@ def python(hub: Any, forks: Forks, tmp_path: Path) -> Run:
         return forks.run(*arguments, cwd=tmp_path, **{**hub.env(), **env})
 
     return run
+
+
+@pytest.fixture
+def edited(random_checkpoint: str, tmp_path: Path) -> Callable[[dict], str]:
+    """The checkpoint with other words in its config."""
+
+    def edit(changes: dict) -> str:
+        folder = tmp_path / "edited"
+        folder.mkdir()
+        for path in Path(random_checkpoint).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        return str(folder)
+
+    return edit

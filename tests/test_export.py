@@ -81,22 +81,6 @@ def test_int8_is_smaller_and_says_how_far_it_is_off(random_checkpoint: str, tmp_
     assert not (tmp_path / "out" / "model.onnx").exists()
 
 
-@pytest.fixture
-def edited(random_checkpoint: str, tmp_path: Path) -> Callable[[dict], str]:
-    """The checkpoint with other words in its config."""
-
-    def edit(changes: dict) -> str:
-        folder = tmp_path / "edited"
-        folder.mkdir()
-        for path in Path(random_checkpoint).iterdir():
-            (folder / path.name).write_bytes(path.read_bytes())
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | changes))
-        return str(folder)
-
-    return edit
-
-
 def test_a_program_that_differs_is_refused() -> None:
     import torch
 

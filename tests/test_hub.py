@@ -109,6 +109,13 @@ def test_a_wrong_token_is_found_out_before_training(python: Run, tmp_path: Path,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_token_that_only_reads_is_found_out_before_training(python: Run) -> None:
+    code = "from finetune.hub import check_login; check_login('me/bars')"  # what a run begins with
+    process = python("-c", code, HF_TOKEN="hf_read_token")
+    assert process.returncode != 0 and "the token may only read" in process.stderr
+    assert "hf_read_token" not in process.stdout + process.stderr
+
+
 def test_a_hub_that_fails_costs_nothing_and_the_push_can_be_repeated(
     hub: Any, python: Run, tmp_path: Path, bars_dataset: Path
 ) -> None:
