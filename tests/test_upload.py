@@ -107,6 +107,18 @@ def test_a_refusal_is_told_at_once_in_one_line(hub: Any, python: Run, tmp_path: 
     assert "Traceback" not in done.stderr and "hf_secret_token" not in done.stdout + done.stderr
 
 
+def test_what_is_to_be_private_does_not_go_where_everybody_sees_it(
+    hub: Any, python: Run, tmp_path: Path, run: Path
+) -> None:
+    push = ("-m", "finetune.upload", str(run), "me/bars")
+    assert "url" in json.loads(python(*push).stdout)
+    (run / "config.json").write_text("{}")
+    answer = json.loads(python(*push, "--private").stdout)
+    assert "already and public, expected private" in answer["error"]
+    assert hub.files("me/bars")["config.json"] != b"{}"
+    assert "url" in json.loads(python(*push[:-1], "me/other", "--private").stdout)
+
+
 def test_nothing_private_is_pushed(run: Path, monkeypatch: Any) -> None:
     assert set(pushed_files(run)) == PUSHED
     check_nothing_private(run)
