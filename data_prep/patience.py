@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from huggingface_hub import set_client_factory
+from huggingface_hub import HfApi, RepoUrl, set_client_factory
 from huggingface_hub.errors import LocalTokenNotFoundError
 from huggingface_hub.utils import get_session
+
+from data_prep.errors import UserError
 
 try:
     from huggingface_hub.utils import httpx  # 2.x speaks through httpx2, and names it httpx here
@@ -33,6 +35,18 @@ def patiently(call: Callable[[], T]) -> T:
                 raise
             time.sleep(wait)
     return call()
+
+
+def make_repository(
+    api: HfApi, repo_id: str, repo_type: str, private: bool | None, space_sdk: str | None = None
+) -> RepoUrl:
+    """The repository, made where there is none. Raises `UserError` where one that is there shows what is to be private."""
+    repo = patiently(
+        lambda: api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=space_sdk)
+    )
+    if private and not patiently(lambda: api.repo_info(repo.repo_id, repo_type=repo_type)).private:
+        raise UserError(f"{repo_id} is there already and public, expected private: make it private on the Hub, choose another name, or push in public")  # fmt: skip
+    return repo
 
 
 def _may_pass(error: Exception) -> bool:

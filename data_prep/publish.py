@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, HfApi
 
 from data_prep.errors import UserError, printable
-from data_prep.patience import HUB_ERRORS, patiently, reason, tire_of_silence
+from data_prep.patience import HUB_ERRORS, make_repository, patiently, reason, tire_of_silence
 from data_prep.store import open_dataset
 
 _SHOWN_CLASSES = 100
@@ -29,7 +29,7 @@ def publish(directory: Path, repo_id: str, private: bool, summary: dict[str, Any
     tire_of_silence()
     api = HfApi()
     try:
-        patiently(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
+        make_repository(api, repo_id, "dataset", private)
         patiently(lambda: dataset.push_to_hub(repo_id, embed_external_files=True))
         card = patiently(
             lambda: DatasetCard.load(repo_id)

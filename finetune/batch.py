@@ -75,7 +75,7 @@ class ClipTransform:
         if self._looks is not None:
             # torchvision draws from the global generator, which workers and resuming would change.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(torch.randint(0, 1 << 62, (1,), generator=generator)))
+                torch.default_generator.manual_seed(int(torch.randint(0, 1 << 62, (1,), generator=generator)))
                 clip = self._looks(clip)
         return clip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from os import PathLike, fspath
 from typing import Any
 
@@ -21,6 +22,7 @@ from finetune.inputs import Input, find_inputs
 from finetune.modeling import MULTI_LABEL, TimesformerForVideoClassification, TimesformerLayer, probabilities
 from finetune.reading import ClipReader, ReadVideo, read_all
 from finetune.sampling import Sampling
+from finetune.thresholds import label_thresholds
 from finetune.timeline import Timeline, make_timeline
 from finetune.views import AVERAGES, Average, Views, spatial_crops
 from finetune.weights import load_checkpoint
@@ -102,6 +104,11 @@ class Classifier:
     def is_multi_label(self) -> bool:
         return bool(self.model.config.problem_type == MULTI_LABEL)
 
+    @cached_property
+    def thresholds(self) -> np.ndarray | None:
+        """float64 `(num_labels,)`: from which score on each of several labels is given; None where a video has one."""
+        return label_thresholds(self.model.config)
+
     @property
     def sampling(self) -> Sampling:
         return Sampling.read_from(self.model.config)
@@ -140,6 +147,7 @@ class Classifier:
     ) -> list[Row]:
         """A row for each video, in their order: `video` and `predictions`, a list of `label` and `score`, the highest
         first; or `video` and `error`. Folders, globs and lists stand for what is in them (`finetune.inputs`).
+        Of a model of several labels per video each prediction also says whether it is `given` (`ranked`).
 
         `views`: clips x crops of each video, as "4x3", whose `average` is taken. `num_workers`: processes that decode.
         """
@@ -190,10 +198,18 @@ class Classifier:
         return self.probabilities(logits).mean(0)
 
     def ranked(self, scores: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
-        """`label` and `score`, to six digits, of the highest of `(num_labels,)`."""
-        highest, ids = scores.topk(min(top_k, len(scores)))
-        labels = self.model.config.id2label
-        return [{"label": labels[i], "score": round(score, 6)} for i, score in zip(ids.tolist(), highest.tolist())]
+        """`label` and `score`, to six digits, of the highest of `(num_labels,)`.
+
+        Of several labels per video also `given`: whether the score reaches the label's threshold. Labels that do come
+        along however many there are.
+        """
+        order, labels, thresholds = scores.argsort(descending=True, stable=True).tolist(), self.labels, self.thresholds
+        named = [{"label": labels[i], "score": round(float(scores[i]), 6)} for i in order]
+        if thresholds is None:
+            return named[:top_k]
+        given = (scores.double().numpy() >= thresholds)[order].tolist()
+        marked = [one | {"given": is_given} for one, is_given in zip(named, given)]
+        return [one for rank, one in enumerate(marked) if rank < top_k or one["given"]]
 
 
 def _row(video: ReadVideo) -> Row:

@@ -23,6 +23,7 @@ from finetune.metrics import SCALARS, compute_all
 from finetune.modeling import MULTI_LABEL
 from finetune.multilabel_metrics import MULTILABEL_SCALARS, best_thresholds, compute_multilabel, sigmoid
 from finetune.scoring import Scored, Scorer
+from finetune.thresholds import label_thresholds
 from finetune.views import Average, VideoViews, Views
 
 
@@ -106,13 +107,14 @@ def evaluate_split(scorer: Scorer, maker: ClipMaker, rows: Dataset, split: str, 
     if not scored.readable.any():
         raise UserError(f"none of the {len(rows)} videos of {split} can be read any more.")
     units, resampled = resampling_units(rows["group"] if "group" in rows.column_names else None, len(rows))
-    if labels.ndim == 2:
-        thresholds, shown = _thresholds(config), list(MULTILABEL_SCALARS)
+    thresholds = label_thresholds(config)
+    if thresholds is not None:
+        shown = list(MULTILABEL_SCALARS)
         scores, view_scores = _label_scores(scored, protocol.average)
         computed = compute_multilabel(scores, np.where(scored.readable[:, None], labels, IGNORED), thresholds)
         intervals = bootstrap(units, label_statistics(scores, labels, scored.readable, thresholds))
     else:
-        thresholds, shown = None, [*SCALARS, *(["clip_top1"] if len(protocol.views) > 1 else [])]
+        shown = [*SCALARS, *(["clip_top1"] if len(protocol.views) > 1 else [])]
         averaged, view_scores = _class_scores(scored, protocol.average)
         computed = compute_all(averaged, np.where(scored.readable, labels, IGNORED))
         computed["clip_top1"] = _clip_accuracy(scored, labels)
@@ -181,13 +183,6 @@ def choose_thresholds(scorer: Scorer, maker: ClipMaker, validation: Dataset, pro
         raise UserError(f"none of the {len(validation)} videos of validation can be read any more.")
     scores, _ = _label_scores(scored, protocol.average)
     config.label_thresholds = best_thresholds(scores[scored.readable], labels[scored.readable]).tolist()
-
-
-def _thresholds(config: Any) -> np.ndarray:
-    thresholds = np.array(getattr(config, "label_thresholds", None) or [0.5] * config.num_labels, dtype=np.float64)
-    if len(thresholds) != config.num_labels:
-        raise UserError(f"the model's config.json has {len(thresholds)} label_thresholds for {config.num_labels} labels: take them out of it.")  # fmt: skip
-    return thresholds
 
 
 def _exceptions(scored: Scored, config: Any, thresholds: np.ndarray | None) -> str:

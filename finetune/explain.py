@@ -13,14 +13,17 @@ from pathlib import Path
 from data_prep.errors import CommandLine, UserError, exit_cleanly
 from finetune.explanation import Explanation, explain, write_strip, write_video
 from finetune.model_flags import add_model_flags, load_classifier
+from finetune.output import check_spares
 from finetune.relevance import METHODS
 
 
 def main(argv: list[str] | None = None) -> Explanation:
     options = parse_arguments(argv)
+    strip = options.output.with_suffix(".png")
+    for path in (options.output, strip):
+        check_spares(path, "--output", [options.video])
     classifier = load_classifier(options)
     explanation = explain(classifier, options.video, options.label, options.method)
-    strip = options.output.with_suffix(".png")
     write_video(explanation, options.output)
     write_strip(explanation, strip)
     print(f"{explanation.label} {explanation.score:.1%}: {options.output} and {strip}")

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from data_prep.encode import ClipWriter, even
 from data_prep.errors import UserError
 from finetune.batch import normalise
+from finetune.figures import plain
 from finetune.inputs import Input
 from finetune.output import write_bytes
 from finetune.reading import ClipReader
 from finetune.relevance import explain_clip
-from finetune.rows import plain_text
 
 if TYPE_CHECKING:
     from finetune.classifier import Classifier
@@ -84,7 +84,7 @@ def write_strip(explanation: Explanation, path: Path) -> None:
     step = -(-len(explanation.frames) // _STRIP_FRAMES)
     frames, overlay = explanation.frames[::step], explanation.overlay()[::step]
     figure = Figure(figsize=(1.4 * len(frames), 3.2), layout="constrained")
-    figure.suptitle(f"{plain_text(explanation.label)}  {explanation.score:.0%}")
+    figure.suptitle(f"{plain(explanation.label)}  {explanation.score:.0%}")
     for axes, picture in zip(figure.subplots(2, len(frames), squeeze=False).flat, (*frames, *overlay)):
         axes.imshow(picture)
         axes.axis("off")

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from data_prep.errors import printable
+
 # Metrics of validation that are drawn, where there are such.
 _CURVES = {
     "eval_top1": "top-1", "eval_top5": "top-5", "eval_mean_average_precision": "mean average precision",
@@ -48,7 +50,7 @@ def plot_confusion(matrix: np.ndarray, labels: list[str], title: str, path: Path
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if num_labels <= _MAX_NAMED:
-        names = [plain(label, 28) for label in labels]
+        names = [plain(label) for label in labels]
         axes.set_xticks(range(num_labels), names, rotation=45, ha="right")
         axes.set_yticks(range(num_labels), names)
         for (row, column), count in np.ndenumerate(matrix):
@@ -69,7 +71,7 @@ def plot_label_scores(per_class: dict[str, list[Any]], labels: list[str], title:
     places = np.arange(len(order))
     axes.barh(places - 0.2, [areas[i] for i in order], 0.38, label="average precision")
     axes.barh(places + 0.2, [per_class["f1"][i] for i in order], 0.38, label="F1 at its threshold")
-    names = [f"{plain(labels[i], 28)} ({per_class['support'][i]})" for i in order]
+    names = [f"{plain(labels[i])} ({per_class['support'][i]})" for i in order]
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.02), title=title)
@@ -98,7 +100,8 @@ def side_by_side(frames: np.ndarray) -> np.ndarray:
     return np.concatenate([np.pad(frame, gap, constant_values=255) for frame in frames], axis=1)
 
 
-def plain(text: str, length: int) -> str:
-    """At most `length` characters, none of which matplotlib reads as a formula."""
-    text = "".join(char if char.isprintable() else "?" for char in text).replace("$", r"\$")
-    return text if len(text) <= length else text[: length - 1] + "…"
+def plain(text: str, length: int = 28) -> str:
+    """At most `length` characters, none of which matplotlib reads as a formula, or as a name to leave out of a legend."""
+    text = printable(text)
+    text = text if len(text) <= length else text[: length - 1] + "…"
+    return (f" {text}" if text.startswith("_") else text).replace("$", r"\$")

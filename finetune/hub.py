@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,9 @@ def push(
     check_finished(folder)
     check_nothing_private(folder)
     print(check(folder, given), flush=True)
-    again = f"python -m finetune.hub push {folder} {repo_id}"
+    again = shlex.join(
+        ["python", "-m", "finetune.hub", "push", str(folder), repo_id, *(["--private"] if private else [])]
+    )
     return upload_apart(folder, repo_id, "model", private, limit_minutes, again)
 
 
@@ -119,7 +122,9 @@ def check_login(repo_id: str) -> None:
     session = get_session()
     patience, session.timeout = session.timeout, _LOGIN_SECONDS
     try:
-        role = HfApi().whoami().get("auth", {}).get("accessToken", {}).get("role")
+        role = HfApi().whoami()["auth"]["accessToken"]["role"]
+    except (KeyError, TypeError):  # some other server's idea of an answer: the push will tell
+        return
     except HUB_ERRORS as error:
         if isinstance(error, HfHubHTTPError) and status(error) in (401, 403):
             raise UserError("--push_to_hub: the Hub does not accept the token. Run `hf auth login`, or set HF_TOKEN.") from error  # fmt: skip

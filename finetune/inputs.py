@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -31,7 +32,7 @@ def find_inputs(texts: Iterable[str]) -> list[Input]:
     """In their order, each path once. A missing file stays, for its error row. Raises `UserError` where nothing is meant.
 
     A folder stands for the videos under it, sorted, and for the folders of images that are videos. A glob, for what it
-    matches. A list (.csv, .tsv, .txt: path and optionally label, with a header or without), for its paths, which start
+    matches, of a folder likewise. A list (.csv, .tsv, .txt: path and optionally label, with a header or without), for its paths, which start
     at the list's folder. `-`, for the paths on standard input, one a line.
     """
     found: dict[str, Input] = {}
@@ -44,13 +45,19 @@ def find_inputs(texts: Iterable[str]) -> list[Input]:
 def _meant_by(text: str) -> Iterable[Input]:
     path = Path(text)
     if text == "-":
+        if isinstance(sys.stdin, io.TextIOWrapper):  # names of files are bytes, which need not be UTF-8
+            sys.stdin.reconfigure(errors="surrogateescape")
         found = [Input(line.rstrip("\r\n")) for line in sys.stdin if line.strip()]
         return _some(found, "standard input holds no paths, expected one a line.")
     if path.is_dir():
         shown = " ".join(sorted(EXTENSIONS))
         return _some(list(_in_folder(path)), f"{text} holds no videos (extensions {shown}).")
     if not path.exists() and glob.has_magic(text):
-        return _some([Input(match) for match in sorted(glob.glob(text, recursive=True))], f"{text} matches no file.")
+        matches = sorted(glob.glob(text, recursive=True))
+        found = [
+            one for match in matches for one in (_in_folder(Path(match)) if os.path.isdir(match) else [Input(match)])
+        ]
+        return _some(found, f"{text} matches no file.")
     if path.suffix.lower() in _LISTS and path.is_file():
         return _some(list(_in_list(path)), f"{text} names no video.")
     return [Input(text)]

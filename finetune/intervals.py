@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from finetune.counts import class_averages, label_averages
-from finetune.metrics import top_k_right
-from finetune.multilabel_metrics import average_precision
+from finetune.counts import average_precision, class_averages, label_averages, top_k_right
 
 NUM_RESAMPLES, SEED = 2000, 0
 _CHUNK = 100  # resamples at a time: bounds the memory

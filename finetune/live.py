@@ -85,5 +85,8 @@ def _without_history(video: Any) -> Iterator[Any]:
 def _line(row: dict[str, Any], form: str) -> str:
     if form == "jsonl":
         return json.dumps(row)
-    named = ", ".join(f"{printable(one['label'])} {one['score']:.0%}" for one in row["predictions"])
+    named = ", ".join(
+        f"{printable(one['label'])} {one['score']:.0%}{' (given)' if one.get('given') else ''}"
+        for one in row["predictions"]
+    )
     return f"{clock(row['start'])}  {clock(row['end'])}  {named}"

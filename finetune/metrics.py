@@ -10,18 +10,11 @@ import numpy as np
 from transformers import EvalPrediction
 
 from finetune.calibration import expected_calibration_error, log_probabilities, negative_log_likelihood
-from finetune.counts import class_averages, per_class_scores
+from finetune.counts import class_averages, per_class_scores, top_k_right
 from finetune.multilabel_metrics import MULTILABEL_SCALARS, compute_multilabel, sigmoid
 
 # In the order in which they are shown. `nll` is called loss where a Trainer or a run reports it.
 SCALARS = ("top1", "top5", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece", "nll")
-
-
-def top_k_right(logits: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """bool `(videos,)`: whether the label is among the `k` largest of `logits` `(videos, classes)`."""
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-    right: np.ndarray = (best == labels[:, None]).any(axis=1)
-    return right
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from finetune.counts import label_averages, per_class_scores
+from finetune.counts import average_precision, label_averages, per_class_scores
 
 MULTILABEL_SCALARS = ("mean_average_precision", "macro_f1", "micro_f1", "subset_accuracy", "nll")
 
@@ -17,24 +17,6 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     """float64 probabilities of the shape of `logits`."""
     probabilities: np.ndarray = 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))
     return probabilities
-
-
-def average_precision(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Sum over thresholds of precision times the recall gained, as scikit-learn's `average_precision_score`: `(...)`.
-
-    Of one class: `scores` and `labels` (0 or 1) `(videos,)`; `weights` `(..., videos)`, 1 each by default. NaN where no
-    video has the label.
-    """
-    order = np.argsort(-scores, kind="stable")
-    last_of_score = np.append(np.diff(scores[order]) != 0, True)
-    weights = np.ones(len(scores)) if weights is None else weights
-    weights = weights[..., order]
-    found = np.cumsum(weights * labels[order], axis=-1)[..., last_of_score]
-    taken = np.cumsum(weights, axis=-1)[..., last_of_score]
-    gained = np.diff(found, prepend=0, axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        area: np.ndarray = (gained * np.nan_to_num(found / taken)).sum(-1) / found[..., -1]
-    return area
 
 
 def best_thresholds(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

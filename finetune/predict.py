@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.workers import available_cores
 from finetune.inputs import find_inputs
 from finetune.model_flags import add_model_flags, load_classifier, not_negative, positive, positive_seconds
-from finetune.rows import Row, done_before, writer_to
+from finetune.output import check_spares
+from finetune.rows import APPENDED, Row, as_written, done_before, writer_to
 
 _FORMATS = {
     "a prediction of whole videos": ("table", "json", "jsonl", "csv"),
@@ -35,6 +38,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
     """
     options = parse_arguments(argv)
     if options.timeline:
+        check_spares_inputs(options, ())
         classifier = load_classifier(options)
         from finetune import timeline
 
@@ -49,25 +53,30 @@ def main(argv: list[str] | None = None) -> list[Row]:
 
 def predict_videos(options: argparse.Namespace) -> list[Row]:
     sources = find_inputs(options.inputs)
+    check_spares_inputs(options, [source.path for source in sources])
     classifier = load_classifier(options)
-    before = done_before(options.output, options.format, classifier.labels, options.top_k)
-    todo = [source for source in sources if source.path not in before]
+    from finetune.classifier import Ask
+    from finetune.resuming import settings_of
+    from finetune.views import Views
+
+    ask = Ask(options.top_k, Views.parse(options.views), options.average, options.batch_size)
+    before: set[str] = set()
+    if options.output is not None and options.format in APPENDED:
+        before = done_before(options.output, options.format, settings_of(classifier, ask), len(classifier.labels))
+    todo = [source for source in sources if as_written(source.path) not in before]
     if before:
         print(f"{len(sources) - len(todo)} of {len(sources)} videos are in {options.output} already", file=sys.stderr)
     num_workers = options.num_workers
     if num_workers is None:
         num_workers = 0 if len(todo) <= _FEW else available_cores()
-    from finetune.classifier import Ask
-    from finetune.views import Views
-
-    ask = Ask(options.top_k, Views.parse(options.views), options.average, options.batch_size, num_workers)
+    ask = replace(ask, num_workers=num_workers)
     rows = []
     with writer_to(options.output, options.format) as write, _progress(len(todo), options.output) as progress:
         for row in classifier.rows(todo, ask):
             write(row)
             rows.append(row)
             progress.update()
-    tell_outcome(rows)
+    tell_outcome(rows, are_all=not before)
     return rows
 
 
@@ -126,17 +135,35 @@ def _progress(total: int, output: Path | None) -> Any:
     return tqdm(total=total, unit="video", desc="predicting", file=sys.stderr, disable=rows_show_it or None)
 
 
-def tell_outcome(rows: list[Row]) -> None:
-    """On stderr: how many failed, and how many labels of a list were met. Raises `UserError` where all failed."""
+def check_spares_inputs(options: argparse.Namespace, videos: Sequence[str]) -> None:
+    """Raises `UserError` where an output would take the place of what is read."""
+    for flag, path in (("--output", options.output), ("--picture", options.picture)):
+        check_spares(path, flag, [*options.inputs, *videos])
+
+
+def tell_outcome(rows: list[Row], are_all: bool = True) -> None:
+    """On stderr: how many failed, and how many labels of a list were met. Raises `UserError` where all failed.
+
+    Where they are not all, because an output held others, there is no such error.
+    """
     failed = [row for row in rows if "error" in row]
-    if rows and len(failed) == len(rows):
+    if rows and are_all and len(failed) == len(rows):
         raise UserError(f"none of the {len(rows)} videos could be read; the first: {failed[0]['error']}.")
     if failed:
         print(f"{len(failed)} of {len(rows)} videos could not be read: see their errors", file=sys.stderr)
     labelled = [row for row in rows if "true_label" in row and "predictions" in row]
     if labelled:
-        right = sum(row["predictions"][0]["label"] == row["true_label"] for row in labelled)
-        print(f"top-1: {right} of {len(labelled)} labelled videos", file=sys.stderr)
+        right = sum(map(_is_right, labelled))
+        several = any("given" in one for one in labelled[0]["predictions"])
+        print(f"{'all labels right' if several else 'top-1'}: {right} of {len(labelled)} labelled videos", file=sys.stderr)  # fmt: skip
+
+
+def _is_right(row: Row) -> bool:
+    """Whether the first label is the true one; of several, whether those that are given are the true ones (`a|b`)."""
+    predictions = row["predictions"]
+    if "given" not in predictions[0]:
+        return bool(predictions[0]["label"] == row["true_label"])
+    return {one["label"] for one in predictions if one["given"]} == set(row["true_label"].split("|"))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_prep.errors import UserError
-from finetune.evaluation import Evaluation
-from finetune.output import replacing
+from finetune.output import csv_cell, from_csv_cell, replacing
+
+if TYPE_CHECKING:
+    from finetune.evaluation import Evaluation
 
 # Then one column of scores per class. Classes may have these names too: columns are found by their place.
 COLUMNS = ("video_id", "view", "group", "label", "prediction", "score")
@@ -24,13 +27,14 @@ def write_predictions(path: Path, evaluation: Evaluation, view_names: list[str])
     """CSV with a row for each video (`view` is `mean`), and after it, where there are several, one for each of its views."""
     with replacing(path) as file:
         writer = csv.writer(file)
-        writer.writerow([*COLUMNS, *evaluation.names])
+        writer.writerow([*COLUMNS, *map(csv_cell, evaluation.names)])
         names, rows = np.array(evaluation.names, dtype=object), evaluation.rows
         groups = rows["group"] if "group" in rows.column_names else [None] * len(rows)
         for index, (video_id, group, truth) in enumerate(zip(rows["video_id"], groups, evaluation.truth())):
             label = _SEPARATOR.join(names[truth])
             for view, answer, *scores in _answers(evaluation, index, names, view_names):
-                writer.writerow([video_id, view, group or "", label, answer, *scores])
+                cells = map(csv_cell, (video_id, view, group or "", label, answer))
+                writer.writerow([*cells, *scores])
 
 
 def _answers(evaluation: Evaluation, index: int, names: np.ndarray, view_names: list[str]) -> Iterator[list[str]]:
@@ -70,7 +74,7 @@ def read_predictions(path: Path) -> Predictions:
             if tuple(header[: len(COLUMNS)]) != COLUMNS or len(header) == len(COLUMNS):
                 raise UserError(f"{path} does not begin with the columns {', '.join(COLUMNS)} and one per class: give a predictions.csv of a run or of finetune.evaluate.")  # fmt: skip
             rows = [_checked(row, len(header), path, reader.line_num) for row in reader if row]
-            rows = [row for row in rows if row[1] == MEAN]
+            rows = [[*map(from_csv_cell, row[: len(COLUMNS)]), *row[len(COLUMNS) :]] for row in rows if row[1] == MEAN]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -80,7 +84,7 @@ def read_predictions(path: Path) -> Predictions:
         raise UserError(f"{path} holds {'a video twice' if rows else 'no video'}: expected each once, with the view {MEAN!r}.")  # fmt: skip
     scores = np.array([[float(cell or "nan") for cell in row[len(COLUMNS) :]] for row in rows])
     _, _, groups, labels, predictions, *_ = (list(column) for column in zip(*rows))
-    return Predictions(ids, groups, labels, predictions, scores, header[len(COLUMNS) :])
+    return Predictions(ids, groups, labels, predictions, scores, [*map(from_csv_cell, header[len(COLUMNS) :])])
 
 
 def _checked(row: list[str], length: int, path: Path, line: int) -> list[str]:

@@ -51,7 +51,8 @@ def features(trainer: VideoTrainer, clips: Clips) -> tuple[torch.Tensor, torch.T
     of all processes.
     """
     model = trainer.model.eval()
-    tokens, targets = [], []
+    tokens: list[torch.Tensor] = []
+    targets: list[torch.Tensor] = []
     for inputs in trainer.get_test_dataloader(clips):
         inputs = trainer._prepare_inputs(inputs)
         output: Any = model.timesformer(inputs["pixel_values"], class_only=True)

@@ -11,19 +11,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError, printable
-from finetune.output import replacing
+from data_prep.errors import printable
+from finetune.output import csv_cell, from_csv_cell, replacing
+from finetune.resuming import Settings, begin, check_same, not_ours
 
 Row = dict[str, Any]
 
-_CSV_COLUMNS = ("video", "label", "score", "error", "true_label")
+_CSV_COLUMNS = ("video", "label", "score", "given", "error", "true_label")
+_GIVEN = {True: "yes", False: "no", None: ""}
 APPENDED = ("jsonl", "csv")  # a line, or some, for each video: written as it is done
 
 
 def as_table(row: Row) -> str:
     known = f"  (is {printable(row['true_label'])})" if "true_label" in row else ""
     lines = [printable(row["video"]) + known]
-    lines += [f"  {one['score']:7.2%}  {printable(one['label'])}" for one in row.get("predictions", ())]
+    lines += [
+        f"  {one['score']:7.2%}  {printable(one['label'])}{'  (given)' if one.get('given') else ''}"
+        for one in row.get("predictions", ())
+    ]
     lines += [f"  error: {row['error']}"] if "error" in row else []
     return "\n".join(lines) + "\n"
 
@@ -33,10 +38,14 @@ def as_jsonl(row: Row) -> str:
 
 
 def as_csv(row: Row) -> str:
-    """A line for each label, or one with the error."""
+    """A line for each label, or one with the error. `given` is empty where a video has one label."""
     known = row.get("true_label", "")
-    lines = [(row["video"], one["label"], f"{one['score']:.6f}", "", known) for one in row.get("predictions", ())]
-    return _csv_lines(lines or [(row["video"], "", "", row["error"], known)])
+    lines = [
+        (row["video"], one["label"], f"{one['score']:.6f}", _GIVEN[one.get("given")], "", known)
+        for one in row.get("predictions", ())
+    ]
+    lines = lines or [(row["video"], "", "", "", row["error"], known)]
+    return _csv_lines([tuple(map(csv_cell, line)) for line in lines])
 
 
 def _csv_lines(lines: Sequence[Sequence[str]]) -> str:
@@ -83,32 +92,38 @@ def _append(file: Any, text: str) -> None:
     file.flush()
 
 
-def plain_text(label: str) -> str:
-    """At most 28 characters, none of which matplotlib reads as a formula or as a word about a legend."""
-    text = printable(label).replace("$", r"\$").lstrip("_") or "?"
-    return text if len(text) <= 28 else text[:27] + "…"
+def as_written(path: str) -> str:
+    """A path as files of rows hold it: bytes that are not UTF-8 as escapes."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
-def done_before(output: Path | None, form: str, labels: list[str], top_k: int) -> set[str]:
-    """The videos that an appended file holds already; a last one that is not whole is cut off, to be done again.
+def done_before(output: Path | None, form: str, settings: Settings, num_labels: int) -> set[str]:
+    """The videos, `as_written`, that an appended file holds predictions of; nothing for other outputs.
 
-    Raises `UserError` where the file is not of this format, of another model or another `top_k`.
+    What could not be read, and a last video that is not whole, is taken out of it, to be tried again. Raises `UserError`
+    where the file is not of this format, or was begun with other settings.
     """
-    if output is None or form not in APPENDED or not output.exists() or output.stat().st_size == 0:
+    if output is None or form not in APPENDED:
         return set()
+    if not output.exists() or output.stat().st_size == 0:
+        begin(output, settings)
+        return set()
+    check_same(output, settings)
     text = output.read_bytes().decode("utf-8", "replace")
     rows = _read_jsonl(output, text) if form == "jsonl" else _read_csv(output, text)
-    per_video = min(top_k, len(labels))
-    if form == "csv" and rows and "predictions" in rows[-1] and len(rows[-1]["predictions"]) < per_video:
+    if form == "csv" and rows and not _is_whole(rows[-1], min(settings["top_k"], num_labels)):
         rows.pop()
-    for row in rows:
-        found = row.get("predictions", [])
-        if found and (len(found) != per_video or any(one["label"] not in labels for one in found)):
-            raise UserError(f"--output {output} was written with other labels or another --top_k: choose another file, or delete it.")  # fmt: skip
+    rows = [row for row in rows if "predictions" in row]
     whole = _head(form) + "".join(map(_LINES[form], rows))
     if whole != text:
         write_text(output, whole)
-    return {row["video"] for row in rows}
+    return {as_written(row["video"]) for row in rows}
+
+
+def _is_whole(row: Row, per_video: int) -> bool:
+    """Whether the last lines of a CSV file are all that its video has. Of several labels nothing tells."""
+    found = row.get("predictions", [])
+    return len(found) >= per_video and not any("given" in one for one in found)
 
 
 def _read_jsonl(output: Path, text: str) -> list[Row]:
@@ -118,7 +133,7 @@ def _read_jsonl(output: Path, text: str) -> list[Row]:
     except ValueError:
         rows = [None]
     if not all(isinstance(row, dict) and "video" in row and ("predictions" in row or "error" in row) for row in rows):
-        raise _not_ours(output)
+        raise not_ours(output)
     return rows
 
 
@@ -126,16 +141,13 @@ def _read_csv(output: Path, text: str) -> list[Row]:
     whole = text[: text.rfind("\n") + 1]
     lines = list(csv.reader(io.StringIO(whole, newline="")))
     if not lines or tuple(lines[0]) != _CSV_COLUMNS or any(len(line) != len(_CSV_COLUMNS) for line in lines):
-        raise _not_ours(output)
+        raise not_ours(output)
     rows: dict[str, Row] = {}
-    for video, label, score, error, known in lines[1:]:
+    for video, label, score, given, error, known in (map(from_csv_cell, line) for line in lines[1:]):
         row = rows.setdefault(video, {"video": video} | ({"true_label": known} if known else {}))
         if error:
             row["error"] = error
         else:
-            row.setdefault("predictions", []).append({"label": label, "score": float(score)})
+            marked = {"given": given == "yes"} if given else {}
+            row.setdefault("predictions", []).append({"label": label, "score": float(score)} | marked)
     return list(rows.values())
-
-
-def _not_ours(output: Path) -> UserError:
-    return UserError(f"--output {output} exists and was not written by this command: choose another file.")

@@ -7,6 +7,7 @@ project: plain transformers, PyAV, and the checkpoint, which is copied into DIR 
 from __future__ import annotations
 
 import platform
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -47,7 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     write_space(options.model, options.output)
     print(f"wrote {options.output}: try it with `python {options.output}/app.py` (pip install -e '.[demo]')")
     if options.push:
-        again = f"python -m finetune.space {options.model} --output NEW_DIR --push {options.push}"
+        words = ["python", "-m", "finetune.space", options.model, "--output", "NEW_DIR", "--push", options.push]
+        again = shlex.join(words + (["--private"] if options.private else []))
         url = upload_apart(options.output, options.push, "space", options.private, LIMIT_MINUTES, again)
         print(f"pushed to {url}")
 

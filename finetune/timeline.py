@@ -23,8 +23,9 @@ from data_prep.errors import UserError, printable
 from data_prep.limits import MAX_FRAMES, VideoError
 from data_prep.measure import MAX_DURATION_SECONDS
 from data_prep.video import open_video
-from finetune.output import write_bytes
-from finetune.rows import plain_text, write_text
+from finetune.figures import plain
+from finetune.output import csv_cell, write_bytes
+from finetune.rows import write_text
 from finetune.windows import Slide, slide_for, sliding_clips
 
 if TYPE_CHECKING:
@@ -52,17 +53,29 @@ class Timeline:
     stride_seconds: float
     duration: float  # s, until the last frame
     scores: np.ndarray
+    thresholds: np.ndarray | None = None  # `(num_labels,)`, of a model of several labels per video
+
+    def given(self) -> np.ndarray:
+        """bool `(strides, num_labels)`: the likeliest label, or of several all from their thresholds on."""
+        if self.thresholds is not None:
+            return self.scores >= self.thresholds
+        return np.eye(len(self.labels), dtype=bool)[self.scores.argmax(1)]
 
     def segments(self, min_score: float = 0.0) -> list[Segment]:
-        """Runs of strides with one likeliest label; those below `min_score` are left out."""
-        found = []
-        for best, run in groupby(range(len(self.scores)), key=lambda i: int(self.scores[i].argmax())):
-            rows = list(run)
-            end = min((rows[-1] + 1) * self.stride_seconds, max(self.duration, rows[0] * self.stride_seconds))
-            score = float(self.scores[rows, best].mean())
-            if score >= min_score and end > rows[0] * self.stride_seconds:
-                found.append(Segment(rows[0] * self.stride_seconds, end, self.labels[best], score))
-        return found
+        """Runs of strides that are given a label, by their start; of several labels per video they may overlap.
+
+        Those below `min_score` are left out.
+        """
+        found, given = [], self.given()
+        for label in np.flatnonzero(given.any(0)):
+            for is_given, run in groupby(range(len(given)), key=lambda i: bool(given[i, label])):
+                rows = list(run)
+                start = rows[0] * self.stride_seconds
+                end = min((rows[-1] + 1) * self.stride_seconds, max(self.duration, start))
+                score = float(self.scores[rows, label].mean())
+                if is_given and score >= min_score and end > start:
+                    found.append(Segment(start, end, self.labels[label], score))
+        return sorted(found, key=lambda one: (one.start, -one.score))
 
 
 def make_timeline(
@@ -90,7 +103,7 @@ def make_timeline(
     if not starts:
         raise UserError(f"{video}: no frame decodes.")
     smooth = mean_over_windows(np.array(starts), torch.cat(scores).numpy(), window_seconds, stride_seconds)
-    return Timeline(classifier.labels, stride_seconds, seen.seconds, smooth)
+    return Timeline(classifier.labels, stride_seconds, seen.seconds, smooth, classifier.thresholds)
 
 
 class _Seen:
@@ -174,18 +187,23 @@ def as_text(timeline: Timeline, segments: list[Segment], video: str, form: str) 
         return json.dumps({**found, "segments": [asdict(one) for one in segments]}, indent=2) + "\n"
     if form == "csv":
         text = io.StringIO()
-        rows = [(f"{one.start:.3f}", f"{one.end:.3f}", one.label, f"{one.score:.6f}") for one in segments]
+        rows = [(f"{one.start:.3f}", f"{one.end:.3f}", csv_cell(one.label), f"{one.score:.6f}") for one in segments]
         csv.writer(text, lineterminator="\n").writerows([("start", "end", "label", "score"), *rows])
         return text.getvalue()
     if form == "srt":
         blocks = (
-            f"{number}\n{clock(one.start, ',')} --> {clock(one.end, ',')}\n{printable(one.label)} ({one.score:.0%})\n"
+            f"{number}\n{clock(one.start, ',')} --> {clock(one.end, ',')}\n{_as_subtitle(one.label)} ({one.score:.0%})\n"
             for number, one in enumerate(segments, start=1)
         )
         return "\n".join(blocks)
     return "".join(
         f"{clock(one.start)}  {clock(one.end)}  {one.score:7.2%}  {printable(one.label)}\n" for one in segments
     )
+
+
+def _as_subtitle(label: str) -> str:
+    """`label` without what players take for a tag, a command or the line of times: `<b>`, `{\\an8}`, `-->`."""
+    return printable(label).translate(str.maketrans("<>{}", "‹›()"))
 
 
 def clock(seconds: float, point: str = ".") -> str:
@@ -195,9 +213,12 @@ def clock(seconds: float, point: str = ".") -> str:
 
 
 def plot_timeline(timeline: Timeline, segments: list[Segment], path: Path) -> None:
-    """Scores over time of the labels that are likeliest somewhere, most often first, and the segments as a band below."""
-    counts = np.bincount(timeline.scores.argmax(1), minlength=len(timeline.labels))
-    shown = [int(i) for i in np.argsort(-counts) if counts[i]][:_MOST_CURVES]
+    """Scores over time of the labels that are given somewhere, most often first, and the segments as a band below; of
+    several labels per video, which may overlap, a lane for each of those labels.
+    """
+    counts = timeline.given().sum(0)
+    shown = [int(i) for i in np.argsort(-counts) if counts[i]] or [int(timeline.scores.mean(0).argmax())]
+    shown = shown[:_MOST_CURVES]
     figure = Figure(figsize=(11, 4), layout="constrained")
     axes, band = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
     # Of hours, means: a picture has no room for every stride.
@@ -206,10 +227,15 @@ def plot_timeline(timeline: Timeline, segments: list[Segment], path: Path) -> No
     middles = (starts[1:] + starts[:-1]) / 2 * timeline.stride_seconds
     curves = np.stack([part.mean(0) for part in parts])
     for place, label in enumerate(shown):
-        axes.plot(middles, curves[:, label], color=f"C{place}", label=plain_text(timeline.labels[label]))
-    colors = {timeline.labels[label]: f"C{place}" for place, label in enumerate(shown)}
+        axes.plot(middles, curves[:, label], color=f"C{place}", label=plain(timeline.labels[label]))
+    places = {timeline.labels[label]: place for place, label in enumerate(shown)}
+    lanes = 1 if timeline.thresholds is None else len(shown)
     for one in segments:
-        band.axvspan(one.start, one.end, color=colors.get(one.label, "0.7"), linewidth=0)
+        lane_of = places.get(one.label)
+        if lane_of is not None or lanes == 1:
+            lane = lanes - 1 - (lane_of or 0) % lanes
+            color = "0.7" if lane_of is None else f"C{lane_of}"
+            band.axvspan(one.start, one.end, lane / lanes, (lane + 1) / lanes, color=color, linewidth=0)
     axes.set(ylabel="score", ylim=(0, 1.02), xlim=(0, max(timeline.duration, timeline.stride_seconds)))
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -17,7 +17,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
-from data_prep.patience import patiently, reason, tire_of_silence
+from data_prep.patience import make_repository, patiently, reason, tire_of_silence
 
 # Everything else in a run's folder stays home: checkpoints, optimizer state, logs, predictions, training_args.bin
 # (a pickle). Pictures with frames of videos go only where the card shows them.
@@ -44,9 +44,7 @@ def upload(folder: Path, names: list[str], repo_id: str, private: bool | None, r
     """
     api = HfApi()
     sdk = "gradio" if repo_type == "space" else None
-    repo = patiently(
-        lambda: api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
-    )
+    repo = make_repository(api, repo_id, repo_type, private, sdk)
     patiently(
         lambda: api.upload_folder(
             repo_id=repo.repo_id,

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
-from collections.abc import Callable
+import gc
+import importlib.util
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+from forks import Forks
+
+# A stand-in Hub (HubServer in one file); not part of this project.
+SERVER = Path(os.environ.get("STAND_IN_HUB", Path(__file__).parents[2] / "shared" / "tools" / "hub_server.py"))
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_finish() -> None:
+    """What is imported is no garbage: each collection, of which accelerate makes one a training, need not look at it."""
+    gc.freeze()
 
 
 def encode(path: Path, frames: np.ndarray, rate: int = 10, codec: str = "libx264", pix_fmt: str = "yuv420p") -> Path:
@@ -113,3 +130,79 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     start.model.save_pretrained(path)
     start.processor.save_pretrained(path)
     return str(path)
+
+
+@pytest.fixture
+def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes half the time in which a few videos are prepared. test_page.py looks at what is drawn."""
+    monkeypatch.setattr("data_prep.report.page.draw_charts", lambda facts, folder: [])
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes half the time of a tiny run. test_run.py and test_evaluate.py look at what is drawn."""
+    monkeypatch.setattr("finetune.report.plot_curves", lambda log, path: None)
+    monkeypatch.setattr("finetune.report.write_pictures", lambda evaluation, maker, folder: None)
+
+
+@pytest.fixture(scope="session")
+def hub_port() -> int:
+    """Where a stand-in Hub listens when a test starts one: clients are told when they are imported, before any test."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+@pytest.fixture(scope="session")
+def forks(hub_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Runs commands; a stand-in Hub is all they can reach."""
+    hub = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub_port}",
+        "HF_HOME": str(tmp_path_factory.mktemp("huggingface")),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    started = Forks({**os.environ, **hub})
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, hub_port: int) -> Iterator[Any]:
+    if not SERVER.is_file():
+        pytest.skip(f"no stand-in Hub at STAND_IN_HUB={SERVER}")
+    spec = importlib.util.spec_from_file_location("hub_server", SERVER)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["hub_server"] = module
+    spec.loader.exec_module(module)
+    with module.HubServer(
+        tmp_path / "hub", "hf_secret_token", user="me", read_token="hf_read_token", port=hub_port
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def python(hub: Any, forks: Forks, tmp_path: Path) -> Run:
+    """A command with the real client, pointed at the stand-in."""
+
+    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return forks.run(*arguments, cwd=tmp_path, **{**hub.env(), **env})
+
+    return run
+
+
+@pytest.fixture
+def edited(random_checkpoint: str, tmp_path: Path) -> Callable[[dict], str]:
+    """The checkpoint with other words in its config."""
+
+    def edit(changes: dict) -> str:
+        folder = tmp_path / "edited"
+        folder.mkdir()
+        for path in Path(random_checkpoint).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        return str(folder)
+
+    return edit

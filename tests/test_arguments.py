@@ -75,6 +75,8 @@ def test_without_a_dataset_the_demonstration_runs() -> None:
         (BASE[:4], "--output_dir is missing"),
         ([*BASE, "--hub_token", "secret"], "--hub_token would be written into the run's files"),
         ([*BASE, "--push_to_hub"], "needs --hub_model_id"),
+        ([*BASE, "--hub_strategy", "every_save"], "--hub_strategy must stay end"),
+        ([*BASE, "--hub_revision", "dev"], "--hub_revision is not supported"),
         ([*BASE, "--short_side_jitter", "60", "50"], "the smallest and the largest"),
         ([*BASE, "--eval_strategy", "sometimes"], "sometimes"),
         ([*BASE, "--save_strategy", "steps"], "match"),

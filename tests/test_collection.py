@@ -15,6 +15,8 @@ from conftest import encode
 from data_prep.errors import UserError
 from data_prep.prepare import main
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 
 def film(seed: int, num_frames: int = 24) -> np.ndarray:
     """A film of its own: discs that swing over a smooth background."""

@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from forks import Forks
 from PIL import Image
 from test_run import FAST, with_lost_videos
 
@@ -104,16 +105,16 @@ def test_two_processes_give_the_numbers_of_one(model: Path, bars_dataset: Path, 
     """Of seven videos, so that one is read twice, and counted once."""
     loaded = datasets.load_from_disk(str(bars_dataset))
     datasets.DatasetDict({"test": loaded["test"].select(range(7))}).save_to_disk(str(tmp_path / "seven"))
-    outputs = []
-    for launcher in (("python",), ("torchrun", "--nproc_per_node", "2", "--master_port", "29731")):
-        outputs.append((tmp_path / f"{launcher[0]}.json", tmp_path / f"{launcher[0]}.csv"))
-        command = [str(Path(sys.executable).parent / launcher[0]), *launcher[1:], "-m", "finetune.evaluate"]
-        arguments = ["--views", "2x3", "--output", str(outputs[-1][0]), "--predictions", str(outputs[-1][1]), *OPTIONS]
-        done = subprocess.run(
-            [*command, str(model), str(tmp_path / "seven"), *arguments], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("test_top1") == 1
+    outputs = [(tmp_path / f"{name}.json", tmp_path / f"{name}.csv") for name in ("one", "two")]
+    commands = [
+        [str(model), str(tmp_path / "seven"), "--views", "2x3", "--output", str(numbers), "--predictions", str(table), *OPTIONS]
+        for numbers, table in outputs
+    ]  # fmt: skip
+    evaluate(commands[0])
+    torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", "-m", "finetune.evaluate"]  # fmt: skip
+    done = subprocess.run([*torchrun, *commands[1]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test_top1") == 1
     (one, one_csv), (two, two_csv) = outputs
     assert [row["video_id"] for row in read(one_csv)] == [row["video_id"] for row in read(two_csv)]
     assert sum(row["view"] == "mean" for row in read(two_csv)) == 7
@@ -245,8 +246,6 @@ def test_every_flag_is_explained(command: Callable, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.startswith("usage: python -m finetune.")
 
 
-@pytest.mark.slow
-def test_the_script_does_not_hide_the_library_it_needs(tmp_path: Path) -> None:
-    script = Path(__file__).parents[1] / "finetune" / "evaluate.py"
-    done = subprocess.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True)
+def test_the_script_does_not_hide_the_library_it_needs(forks: Forks, tmp_path: Path) -> None:
+    done = forks.run(str(Path(__file__).parents[1] / "finetune" / "evaluate.py"), "--help", cwd=tmp_path)
     assert done.returncode == 0 and "--views" in done.stdout, done.stderr

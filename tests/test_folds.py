@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from forks import Forks
 from test_run import FAST
 
 from data_prep.errors import UserError
@@ -78,8 +82,14 @@ def _with_splits(folded: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_run_for_each_fold_and_finished_ones_are_kept(
-    folded: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    folded: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], forks: Forks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    @contextmanager
+    def started(command: list[str]) -> Iterator[SimpleNamespace]:
+        done = forks.run(*command[1:], cwd=tmp_path)
+        yield SimpleNamespace(wait=lambda: done.returncode)
+
+    monkeypatch.setattr(folds.subprocess, "Popen", started)
     out = tmp_path / "out"
     command = ["--dataset_name", str(folded), "--output_dir", str(out), *FAST, "--max_steps", "2"]
     found = folds.main(command)

@@ -2,57 +2,36 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Run
 
 from data_prep.errors import UserError
 from finetune.hub import push
 
-# A stand-in Hub (HubServer in one file); not part of this project.
-SERVER = Path(os.environ.get("STAND_IN_HUB", Path(__file__).parents[2] / "shared" / "tools" / "hub_server.py"))
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Any]:
-    if not SERVER.is_file():
-        pytest.skip(f"no stand-in Hub at STAND_IN_HUB={SERVER}")
-    spec = importlib.util.spec_from_file_location("hub_server", SERVER)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["hub_server"] = module
-    spec.loader.exec_module(module)
-    with module.HubServer(tmp_path / "hub", "hf_secret_token", user="me") as server:
-        yield server
-
-
-def python(hub: Any, tmp_path: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """A command with the real client, pointed at the stand-in."""
-    environment = {**os.environ, **hub.env(cache=tmp_path / "hf"), **env}
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, cwd=tmp_path)
-
-
-def train(hub: Any, tmp_path: Path, dataset: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def train(python: Run, dataset: Path, **env: str) -> subprocess.CompletedProcess[str]:
     return python(
-        hub, tmp_path, str(ROOT / "finetune" / "run.py"), "--dataset_name", str(dataset), "--output_dir", "out",
+        str(ROOT / "finetune" / "run.py"), "--dataset_name", str(dataset), "--output_dir", "out",
         "--model_name_or_path", "timesformer-tiny", "--max_steps", "1", "--per_device_train_batch_size", "4",
         "--dataloader_num_workers", "0", "--push_to_hub", "--hub_model_id", "me/bars", **env,
     )  # fmt: skip
 
 
 def test_a_pushed_run_loads_by_name_and_predicts_as_ours(
-    hub: Any, tmp_path: Path, bars: Path, bars_dataset: Path
+    hub: Any, python: Run, tmp_path: Path, bars: Path, bars_dataset: Path
 ) -> None:
-    trained = train(hub, tmp_path, bars_dataset)
+    """Faults that pass are waited out."""
+    hub.add_fault(match="^POST /api/repos/create", status=503, count=1)
+    hub.add_fault(match="/commit/", status=502, count=1)
+    trained = train(python, bars_dataset)
     assert trained.returncode == 0, trained.stderr
     files = hub.files("me/bars")
     assert set(files) == {
@@ -70,18 +49,18 @@ def test_a_pushed_run_loads_by_name_and_predicts_as_ours(
         "assert max(abs(a['score'] - b['score']) for a, b in zip(ours, theirs)) < 1e-3, (ours, theirs);"
         "assert [a['label'] for a in ours] == [b['label'] for b in theirs]; print('same')"
     )
-    used = python(hub, tmp_path, "-c", code, str(bars / "left" / "0.mp4"))
+    used = python("-c", code, str(bars / "left" / "0.mp4"))
     assert used.stdout.splitlines()[-1:] == ["same"], used.stderr
     commits = len(hub.history("me/bars"))
-    again = python(hub, tmp_path, "-m", "finetune.hub", "push", "out", "me/bars")
+    again = python("-m", "finetune.hub", "push", "out", "me/bars")
     assert again.returncode == 0, again.stderr
     assert len(hub.history("me/bars")) == commits, "an unchanged run makes no commit"
 
 
-def test_a_dataset_on_the_hub_trains_as_the_local_one_does(hub: Any, tmp_path: Path, bars_dataset: Path) -> None:
+def test_a_dataset_on_the_hub_trains_as_the_local_one_does(python: Run, tmp_path: Path, bars_dataset: Path) -> None:
     """Pushed as Parquet with the videos inside; the paths of this machine are gone, the clips are the same."""
     code = "import sys, datasets; datasets.load_from_disk(sys.argv[1]).push_to_hub('me/bars-data')"
-    pushed = python(hub, tmp_path, "-c", code, str(bars_dataset))
+    pushed = python("-c", code, str(bars_dataset))
     assert pushed.returncode == 0, pushed.stderr
     arguments = [
         str(ROOT / "finetune" / "run.py"), "--model_name_or_path", "timesformer-tiny", "--max_steps", "2",
@@ -89,18 +68,18 @@ def test_a_dataset_on_the_hub_trains_as_the_local_one_does(hub: Any, tmp_path: P
     ]  # fmt: skip
     metrics = []
     for name in ("me/bars-data", str(bars_dataset)):
-        trained = python(hub, tmp_path, *arguments, "--dataset_name", name, "--output_dir", name.replace("/", "_"))
+        trained = python(*arguments, "--dataset_name", name, "--output_dir", name.replace("/", "_"))
         assert trained.returncode == 0, trained.stderr
         metrics.append((tmp_path / name.replace("/", "_") / "metrics.json").read_text())
     assert metrics[0] == metrics[1]
     assert "- me/bars-data" in (tmp_path / "me_bars-data" / "README.md").read_text()
 
 
-def test_a_published_dataset_comes_back_whole_also_streamed(hub: Any, tmp_path: Path, bars: Path) -> None:
+def test_a_published_dataset_comes_back_whole_also_streamed(hub: Any, python: Run, tmp_path: Path, bars: Path) -> None:
     hub.add_fault(match="^POST /api/repos/create", status=503, count=1)
     for store in ("files", "clips", "frames"):
         options = ["--store", store, "--push_to_hub", f"me/{store}", "--num_proc", "1"]
-        pushed = python(hub, tmp_path, "-m", "data_prep", str(bars), store, *options)
+        pushed = python("-m", "data_prep", str(bars), store, *options)
         assert pushed.returncode == 0, pushed.stderr
         for name, content in hub.files(f"me/{store}", "dataset").items():
             assert b"hf_secret_token" not in content and str(tmp_path).encode() not in content, name
@@ -116,41 +95,38 @@ def test_a_published_dataset_comes_back_whole_also_streamed(hub: Any, tmp_path: 
             "clips = [read_clip(rows[one], [0, 9]).numpy() for rows in (mine, yours, streamed)];"
             "assert all((clip == clips[0]).all() for clip in clips); print('same')"
         )
-        loaded = python(hub, tmp_path, "-c", code, store)
+        loaded = python("-c", code, store)
         assert loaded.stdout.splitlines()[-1:] == ["same"], loaded.stderr
-    refused = python(
-        hub, tmp_path, "-m", "data_prep", str(bars), "files", "--push_to_hub", "you/files", "--num_proc", "1"
-    )
+    refused = python("-m", "data_prep", str(bars), "files", "--push_to_hub", "you/files", "--num_proc", "1")
     assert refused.returncode == 2 and "the dataset is on disk, and the same command tries again" in refused.stderr
 
 
-def test_a_wrong_token_is_found_out_before_training(hub: Any, tmp_path: Path, bars_dataset: Path) -> None:
-    process = train(hub, tmp_path, bars_dataset, HF_TOKEN="hf_wrong")
+def test_a_wrong_token_is_found_out_before_training(python: Run, tmp_path: Path, bars_dataset: Path) -> None:
+    process = train(python, bars_dataset, HF_TOKEN="hf_wrong")
     assert process.returncode == 2
     assert "the Hub does not accept the token" in process.stderr
     assert "hf_wrong" not in process.stdout + process.stderr
     assert not (tmp_path / "out").exists()
 
 
+def test_a_token_that_only_reads_is_found_out_before_training(python: Run) -> None:
+    code = "from finetune.hub import check_login; check_login('me/bars')"  # what a run begins with
+    process = python("-c", code, HF_TOKEN="hf_read_token")
+    assert process.returncode != 0 and "the token may only read" in process.stderr
+    assert "hf_read_token" not in process.stdout + process.stderr
+
+
 def test_a_hub_that_fails_costs_nothing_and_the_push_can_be_repeated(
-    hub: Any, tmp_path: Path, bars_dataset: Path
+    hub: Any, python: Run, tmp_path: Path, bars_dataset: Path
 ) -> None:
     hub.add_fault(match="whoami", status=503, count=50)
     hub.add_fault(match="^POST /api/repos/create", status=403, count=1)
-    process = train(hub, tmp_path, bars_dataset)
+    process = train(python, bars_dataset)
     assert process.returncode == 2
     assert "python -m finetune.hub push out me/bars" in process.stderr
     assert (tmp_path / "out" / "model.safetensors").is_file() and (tmp_path / "out" / "README.md").is_file()
-    again = python(hub, tmp_path, "-m", "finetune.hub", "push", "out", "me/bars")
+    again = python("-m", "finetune.hub", "push", "out", "me/bars")
     assert again.returncode == 0, again.stderr
-    assert "model.safetensors" in hub.files("me/bars")
-
-
-def test_passing_faults_are_waited_out(hub: Any, tmp_path: Path, bars_dataset: Path) -> None:
-    hub.add_fault(match="^POST /api/repos/create", status=503, count=1)
-    hub.add_fault(match="/commit/", status=502, count=1)
-    process = train(hub, tmp_path, bars_dataset)
-    assert process.returncode == 0, process.stderr
     assert "model.safetensors" in hub.files("me/bars")
 
 

@@ -63,6 +63,15 @@ def test_standard_input_gives_paths_as_they_are(monkeypatch: pytest.MonkeyPatch)
     assert find_inputs(["-"]) == [Input("a b.mp4"), Input("/x/y,z.mp4")]
 
 
+def test_names_that_are_not_utf8_come_through_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9.mp4\nb.mp4\n"), encoding="utf-8"))
+    assert [one.path.encode("utf-8", "surrogateescape") for one in find_inputs(["-"])] == [b"caf\xe9.mp4", b"b.mp4"]
+
+
+def test_a_glob_of_folders_stands_for_the_videos_in_them(folder: Path) -> None:
+    assert names(folder, find_inputs([str(folder / "[ab]")])) == ["a/10.MOV", "a/2.mp4", "b/1.webm"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("one", "holds no videos"), ("*.xyz", "matches no file"), ("empty.csv", "names no video"), ("bad.csv", "line 2: path is empty"), ("quote.csv", "line 1: its quotes")],

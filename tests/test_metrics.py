@@ -8,7 +8,8 @@ import sklearn.metrics as sk
 from transformers import EvalPrediction
 
 from finetune.calibration import expected_calibration_error
-from finetune.metrics import SCALARS, compute_all, compute_metrics, confusion_matrix, top_k_right
+from finetune.counts import top_k_right
+from finetune.metrics import SCALARS, compute_all, compute_metrics, confusion_matrix
 from finetune.multilabel_metrics import best_thresholds, compute_multilabel, sigmoid
 
 LOGITS = np.eye(3)[[0, 0, 1, 1, 2, 0]] * 2.0  # predicted 0 0 1 1 2 0

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import gray_ramp
+from safetensors.torch import load_file, save_file
 
 import finetune
 from data_prep.errors import UserError, exit_cleanly
@@ -23,6 +25,7 @@ from data_prep.video import open_video, read_frames
 from finetune import load
 from finetune.batch import normalise
 from finetune.inputs import Input, find_inputs
+from finetune.output import csv_cell, from_csv_cell
 from finetune.predict import main
 from finetune.reading import ClipReader, ReadVideo, read_all
 from finetune.sampling import Sampling
@@ -84,28 +87,126 @@ def test_nothing_to_predict_is_an_error(model: str, videos: Path, inputs: list[s
 
 def test_a_second_run_goes_on_where_the_first_was(model: str, videos: Path, tmp_path: Path) -> None:
     for form in ("jsonl", "csv"):
+        (videos / "broken.mp4").write_bytes(b"no video")
         output = tmp_path / f"out.{form}"
-        everything = [model, str(videos), "--output", str(output)]
-        main([*everything, "--num_workers", "0"])
+        everything = [model, str(videos), "--output", str(output), "--num_workers", "0"]
+        main(everything)
         whole = output.read_text()
-        assert main(everything) == [] and output.read_text() == whole
+        again = main(everything)
+        assert [Path(row["video"]).name for row in again] == ["broken.mp4"], "what could not be read is tried again"
+        assert sorted(output.read_text().splitlines()) == sorted(whole.splitlines())
+        assert output.read_text().splitlines()[-1] == next(line for line in whole.splitlines() if "broken" in line)
+        (videos / "broken.mp4").write_bytes((videos / "long.mp4").read_bytes())
+        assert ["predictions" in row for row in main(everything)] == [True]
+        assert main(everything) == [], "all are done"
+        whole = output.read_text()
         output.write_text(whole[:-9])  # as when the disk was full, or the machine went down
-        again = main([*everything, "--num_workers", "0"])
-        assert [Path(row["video"]).name for row in again] == ["short.MKV"]
+        assert [Path(row["video"]).name for row in main(everything)] == ["broken.mp4"]
         assert [line[:60] for line in output.read_text().splitlines()] == [line[:60] for line in whole.splitlines()]
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_an_output_goes_on_only_with_the_checkpoint_and_settings_that_began_it(
+    form: str, model: str, videos: Path, tmp_path: Path, edited: Callable[[dict], str]
+) -> None:
+    output = tmp_path / f"out.{form}"
+    rest = [str(videos / "long.mp4"), "--output", str(output)]
+    main([model, *rest])
+    whole = output.read_bytes()
+    moved = edited({})
+    assert main([moved, *rest]) == [], "the same checkpoint elsewhere is the same"
+    for change, message in (
+        (["--top_k", "2"], "begun with --top_k 5, not 2"),
+        (["--views", "2x1"], "begun with --views 1x1, not 2x1"),
+        (["--average", "probabilities"], "begun with --average logits"),
+        (["--dtype", "bfloat16"], "begun with --dtype float32"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main([model, *rest, *change])
+    weights = load_file(f"{moved}/model.safetensors")
+    save_file(
+        weights | {"classifier.bias": weights["classifier.bias"] + 1}, f"{moved}/model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(UserError, match="begun with another checkpoint: choose another file, or delete it"):
+        main([moved, *rest])
+    assert output.read_bytes() == whole
+    output.unlink()
+    assert len(main([moved, *rest])) == 1, "an output that was deleted begins anew"
+
+
 def test_an_output_of_something_else_is_left_alone(model: str, videos: Path, tmp_path: Path) -> None:
-    first = [model, str(videos / "long.mp4"), "--output", str(tmp_path / "out.jsonl")]
-    main(first)
-    with pytest.raises(UserError, match="other labels or another --top_k"):
-        main([*first, "--top_k", "2"])
-    (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="not written by this command"):
-        main([model, str(videos / "long.mp4"), "--output", str(tmp_path / "notes.csv")])
-    assert (tmp_path / "notes.csv").read_text() == "a,b\n1,2\n"
+    for name, text in (("notes.csv", "a,b\n1,2\n"), ("old.jsonl", '{"video": "long.mp4", "predictions": []}\n')):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match="not written by this command"):
+            main([model, str(videos / "long.mp4"), "--output", str(tmp_path / name)])
+        assert (tmp_path / name).read_text() == text
     with pytest.raises(UserError, match="there is no folder"):
         main([model, str(videos / "long.mp4"), "--output", str(tmp_path / "gone" / "x.csv")])
+
+
+@pytest.mark.parametrize("flags", [(), ("--timeline",), ("--timeline", "--picture")])
+def test_what_is_read_is_never_written_over(flags: tuple[str, ...], model: str, videos: Path) -> None:
+    film = videos / "long.mp4"
+    data = film.read_bytes()
+    flags = flags if "--picture" in flags else (*flags, "--output")
+    for inputs in ([str(film)], [str(videos)]) if not flags[1:] else ([str(film)],):
+        with pytest.raises(UserError, match="is what is read"):
+            main([model, *inputs, *flags, str(videos / "sub" / ".." / "long.mp4")])
+    assert film.read_bytes() == data
+
+
+def test_names_that_are_not_utf8_are_done_once(model: str, videos: Path, tmp_path: Path) -> None:
+    name = os.fsencode(videos) + b"/sub/caf\xe9.mp4"
+    with open(name, "wb") as file:
+        file.write((videos / "long.mp4").read_bytes())
+    for form in ("jsonl", "csv"):
+        everything = [model, str(videos / "sub"), "--output", str(tmp_path / f"out.{form}"), "--num_workers", "0"]
+        assert len(main(everything)) == 2
+        (tmp_path / f"out.{form}").read_text(encoding="utf-8")
+        assert main(everything) == []
+
+
+FORMULAS = [
+    "=cmd|' /C calc'!A0",
+    "+1+1",
+    "-x",
+    "@SUM(A1)",
+    "\tx",
+    "'=x",
+    "-1",
+    "+0.5",
+    "'quoted'",
+    'a\nb,"c',
+    "",
+    "run",
+]
+
+
+def test_no_cell_is_a_formula_and_all_come_back() -> None:
+    for text in FORMULAS:
+        assert from_csv_cell(csv_cell(text)) == text
+        assert not re.match(r"[=+@\t]\D|-\D", csv_cell(text))
+    assert [text for text in FORMULAS if csv_cell(text) == text] == ["-1", "+0.5", "'quoted'", 'a\nb,"c', "", "run"]
+
+
+def test_hostile_labels_stay_what_they_are_in_every_format(
+    videos: Path, tmp_path: Path, edited: Callable[[dict], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = ["=cmd|' /C calc'!A0", "a\nb", "\u202egnp", "<b>x</b>", "a,b|c", "null", "x" * 300]
+    model = edited({"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}})
+    flags = ["--top_k", "7", "--num_workers", "0"]
+    main([model, str(videos / "long.mp4"), *flags, "--format", "json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert {one["label"] for one in row["predictions"]} == set(labels)
+    for form in ("csv", "jsonl"):
+        output = tmp_path / f"out.{form}"
+        main([model, str(videos / "long.mp4"), *flags, "--output", str(output)])
+        assert main([model, str(videos / "long.mp4"), *flags, "--output", str(output)]) == []
+        assert "\n=" not in output.read_text() and ",=" not in output.read_text()
+    capsys.readouterr()
+    main([model, str(videos / "long.mp4"), *flags])
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) == 8 and "\u202e" not in shown
 
 
 def test_processes_and_batches_give_the_rows_of_this_process(model: str, videos: Path) -> None:
@@ -128,6 +229,51 @@ def test_labels_of_a_list_are_compared(model: str, videos: Path, capsys: pytest.
     told = capsys.readouterr()
     assert "top-1: 1 of 2 labelled videos" in told.err and "1 of 3 videos could not be read" in told.err
     assert f",,{right}\n" in told.out
+
+
+def test_of_several_labels_those_from_their_thresholds_on_are_given(
+    videos: Path, tmp_path: Path, edited: Callable[[dict], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = str(videos / "long.mp4")
+    by_label = {one["label"]: one["score"] for one in load(edited({"problem_type": "multi_label_classification"}), "cpu").predict(film, 7)[0]["predictions"]}  # fmt: skip
+    lowest = min(by_label, key=lambda label: by_label[label])
+    expected = {lowest, "class 2"}  # one that is not among the likeliest, too
+    thresholds = [by_label[f"class {i}"] + (-0.001 if f"class {i}" in expected else 0.001) for i in range(7)]
+    config = json.loads((tmp_path / "edited" / "config.json").read_text())
+    (tmp_path / "edited" / "config.json").write_text(json.dumps(config | {"label_thresholds": thresholds}))
+    classifier = load(str(tmp_path / "edited"), "cpu")
+    predictions = classifier.predict(film, top_k=1)[0]["predictions"]
+    assert {one["label"] for one in predictions if one["given"]} == expected
+    assert predictions[0]["label"] == max(by_label, key=lambda label: by_label[label])
+    assert [one["score"] for one in predictions] == sorted((one["score"] for one in predictions), reverse=True)
+    (videos / "list.csv").write_text(f"path,label\nlong.mp4,{'|'.join(sorted(expected))}\nsub/short.MKV,class 0\n")
+    flags = ["--top_k", "1", "--num_workers", "0", "--device", "cpu"]
+    output = tmp_path / "out.csv"
+    main([str(tmp_path / "edited"), str(videos / "list.csv"), *flags, "--output", str(output)])
+    assert "all labels right: 1 of 2" in capsys.readouterr().err
+    rows = [row for row in csv.DictReader(output.read_text().splitlines()) if row["video"].endswith("long.mp4")]
+    assert {row["label"] for row in rows if row["given"] == "yes"} == expected
+    assert {row["given"] for row in rows} <= {"yes", "no"}
+    whole = output.read_text()
+    output.write_text(whole[: whole.rfind("\n", 0, -1) + 1])  # whether the last video is whole, nothing tells
+    assert len(main([str(tmp_path / "edited"), str(videos / "list.csv"), *flags, "--output", str(output)])) == 1
+    assert output.read_text() == whole
+    main([str(tmp_path / "edited"), film, *flags])
+    assert capsys.readouterr().out.count("(given)") == 2
+
+
+@pytest.mark.parametrize("wrong", [[0.5], "0.5", [0.5] * 6 + ["x"], [0.5] * 6 + [float("nan")], {"a": 1}])
+def test_thresholds_that_are_none_are_refused(wrong: object, videos: Path, edited: Callable[[dict], str]) -> None:
+    model = edited({"problem_type": "multi_label_classification", "label_thresholds": wrong})
+    with pytest.raises(UserError, match="label_thresholds .* are not 7 numbers"):
+        main([model, str(videos / "long.mp4"), "--device", "cpu"])
+
+
+def test_without_thresholds_a_half_is_one(videos: Path, edited: Callable[[dict], str]) -> None:
+    predictions = load(edited({"problem_type": "multi_label_classification"}), "cpu").predict(
+        videos / "long.mp4", top_k=7
+    )[0]["predictions"]
+    assert [one["given"] for one in predictions] == [one["score"] >= 0.5 for one in predictions]
 
 
 def test_views_are_averaged(model: str, videos: Path) -> None:
@@ -191,7 +337,7 @@ def patch_counter(patch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 def test_from_python_and_nothing_is_imported_before_it_is_asked_for(videos: Path) -> None:
-    code = "import sys, finetune, finetune.predict, finetune.reading; print({'torch', 'transformers', 'matplotlib'} & set(sys.modules))"
+    code = "import sys, finetune, finetune.compare, finetune.predict, finetune.reading; print({'torch', 'transformers', 'matplotlib'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"
     assert finetune.load is load and finetune.UserError is UserError

@@ -97,6 +97,7 @@ def two_classes(tmp_path: Path, write_video: Callable[..., Path]) -> Path:
     return tmp_path / "videos"
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_an_output_is_only_replaced_when_it_is_ours_and_that_was_asked(two_classes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(two_classes, out)
@@ -121,6 +122,7 @@ def test_an_output_is_only_replaced_when_it_is_ours_and_that_was_asked(two_class
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out", "videos"]
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_failed_run_leaves_no_dataset_but_its_scan(two_classes: Path, tmp_path: Path) -> None:
     for path in (two_classes / "run").iterdir():
         path.write_bytes(b"broken")
@@ -210,6 +212,7 @@ def test_a_killed_run_leaves_no_dataset_and_the_next_goes_on(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "videos"]
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_second_run_decodes_only_what_is_new(
     two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,6 +230,7 @@ def test_a_second_run_decodes_only_what_is_new(
         assert all(after[video_id] == row for video_id, row in before.items())
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_damaged_dataset_is_never_up_to_date_and_its_bytes_are_not_used_again(
     two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,6 +260,7 @@ def test_a_damaged_dataset_is_never_up_to_date_and_its_bytes_are_not_used_again(
             assert datasets.load_from_disk(str(out), keep_in_memory=True)["train"][:] == before
 
 
+@pytest.mark.usefixtures("without_charts")
 @pytest.mark.parametrize("moment", ["before the swap", "in the swap", "after the swap"])
 def test_a_run_killed_at_its_very_end_leaves_one_whole_dataset(two_classes: Path, tmp_path: Path, moment: str) -> None:
     """As left by kill -9, at the moments that no timing of a test would meet."""
@@ -276,6 +281,7 @@ def test_a_run_killed_at_its_very_end_leaves_one_whole_dataset(two_classes: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "videos"]
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_settings_of_another_form_in_a_work_folder_are_survived(two_classes: Path, tmp_path: Path) -> None:
     for number, settings in enumerate(["{}", "[]", "null", '{"scan_settings": 3}', "\x00"]):
         (tmp_path / ".out.work").mkdir()
@@ -283,6 +289,7 @@ def test_settings_of_another_form_in_a_work_folder_are_survived(two_classes: Pat
         assert run(two_classes, tmp_path / "out", "--overwrite", "--seed", number)["accepted"] == 6
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_summary_of_another_form_is_no_summary(two_classes: Path, tmp_path: Path) -> None:
     run(two_classes, tmp_path / "out")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -308,6 +315,7 @@ def test_rejected_csv_steers_no_spreadsheet_and_no_terminal(two_classes: Path, t
     assert "./-clip.mp4" in cells and "\x1b" not in text
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_every_store_gives_the_same_clips_but_for_its_loss(two_classes: Path, tmp_path: Path) -> None:
     clips: dict[str, dict[str, np.ndarray]] = {}
     for name, options in {"files": [], "embed": ["--embed"], "clips": ["--store", "clips"], "frames": ["--store", "frames"]}.items():  # fmt: skip
@@ -321,6 +329,7 @@ def test_every_store_gives_the_same_clips_but_for_its_loss(two_classes: Path, tm
             assert abs(clips[name][video_id] - clip).mean() < 6, name
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_frame_rate_cap_keeps_every_second_frame_of_thirty(two_classes: Path, tmp_path: Path) -> None:
     for store in ("clips", "frames"):
         for label in ("run", "jump"):
@@ -334,6 +343,7 @@ def test_a_frame_rate_cap_keeps_every_second_frame_of_thirty(two_classes: Path, 
         assert rows["run/1.mp4"]["num_frames"] == 5, "ten frames per second are below the cap"
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_stored_pictures_are_shrunk_never_enlarged(two_classes: Path, tmp_path: Path) -> None:
     for store, size in (("frames", 24), ("clips", 16)):
         run(two_classes, tmp_path / store, "--store", store, "--short_side", size)
@@ -399,7 +409,11 @@ def test_a_users_error_is_one_line_and_code_2(
     assert re.search(message, errors[0])
 
 
-def test_the_command_needs_no_torch() -> None:
+def test_the_command_needs_no_torch_and_what_decodes_no_datasets() -> None:
     """data_prep is usable, and its workers start, without importing torch, transformers or finetune."""
-    code = "import sys, data_prep.prepare, data_prep.demo; print([m for m in ('torch', 'transformers', 'finetune') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    for modules, unwanted in (
+        ("data_prep.prepare, data_prep.demo", {"torch", "transformers", "finetune"}),
+        ("data_prep.workers, data_prep.shards", {"torch", "datasets", "pandas"}),
+    ):
+        code = f"import sys, {modules}; print({unwanted} & set(sys.modules))"
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

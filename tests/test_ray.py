@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 pytestmark = pytest.mark.slow
 
@@ -79,22 +78,23 @@ if __name__ == "__main__":
 """
 
 
-def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ, "RAY_USAGE_STATS_ENABLED": "0", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
-        "AWS_DEFAULT_REGION": "us-east-1", "HF_HUB_OFFLINE": "0",
-    }  # fmt: skip
-    script = Path(str(arguments[-1])).with_suffix(".py")
-    script.write_text(code)
-    command = [sys.executable, str(script), *map(str, arguments[:-1])]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+# Ray sends no usage anywhere, and any keys will do for a stand-in.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}  # fmt: skip
 
 
-def test_a_cluster_that_loses_a_machine_loses_no_video(bars: Path, tmp_path: Path) -> None:
+def run(forks: Forks, code: str, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    (folder / "script.py").write_text(code)
+    return forks.run("script.py", *map(str, arguments), cwd=folder, **_ENVIRONMENT)
+
+
+def test_a_cluster_that_loses_a_machine_loses_no_video(bars: Path, tmp_path: Path, forks: Forks) -> None:
     pytest.importorskip("ray")
     import datasets
 
-    done = run(_CLUSTER, bars, tmp_path / "out", tmp_path / "script")
+    done = run(forks, _CLUSTER, tmp_path, bars, tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lost a machine" in done.stdout and "accepted 40 rejected 0" in done.stdout
     splits = datasets.load_from_disk(str(tmp_path / "out"))
@@ -104,11 +104,13 @@ def test_a_cluster_that_loses_a_machine_loses_no_video(bars: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
-def test_a_dataset_in_an_object_store_trains_as_one_on_disk(engine: str, bars: Path, tmp_path: Path) -> None:
+def test_a_dataset_in_an_object_store_trains_as_one_on_disk(
+    engine: str, bars: Path, tmp_path: Path, forks: Forks
+) -> None:
     pytest.importorskip("s3fs")
     pytest.importorskip("moto")
     if engine == "ray":
         pytest.importorskip("ray")
-    done = run(_OBJECT_STORE, bars, engine, tmp_path / "script")
+    done = run(forks, _OBJECT_STORE, tmp_path, bars, engine)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all there" in done.stdout

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ from typing import Any
 
 import pytest
 import torch
+from forks import Forks
 from safetensors.torch import load_file
 
+from data_prep.errors import exit_cleanly
 from finetune.checkpoints import complete_checkpoints, publish, remove_old
-from finetune.interruption import Interrupted
 from finetune.run import main
 from finetune.trainer import VideoTrainer
 
@@ -32,6 +34,8 @@ OPTIONS = [
     "--class_weights", "balanced", "--learning_rate", "1e-3", "--num_train_epochs", "3",
     "--report_to", "none", "--disable_tqdm", "true",
 ]  # fmt: skip
+
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
 def options(dataset: Path, output_dir: Path, *more: str) -> list[str]:
@@ -76,15 +80,15 @@ def whole(bars_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("step", "workers"), [(7, "2"), (11, "0")])
 def test_stopped_by_sigterm_the_same_command_goes_on_to_the_same_weights(
-    bars_dataset: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, step: int, workers: str
-) -> None:
+    bars_dataset: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], step: int, workers: str,
+) -> None:  # fmt: skip
     """In the midst of the second epoch, and at its end, where evaluation comes first."""
     command = options(bars_dataset, tmp_path / "run", "--dataloader_num_workers", workers)
     with monkeypatch.context() as patch:
         stop_at(patch, step)
-        with pytest.raises(Interrupted, match=f"after step {step + 1} of 18") as stopped:
-            main(command)
-    assert stopped.value.exit_code == 75
+        assert exit_cleanly(main)(command) == 75
+    assert f"after step {step + 1} of 18" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.json").exists(), "nothing is evaluated as if it were done"
     assert [path.name for path in complete_checkpoints(tmp_path / "run")][-1] == f"checkpoint-{step + 1}"
     main(command)
@@ -172,12 +176,26 @@ def test_two_processes_learn_and_measure_what_one_does(bars_dataset: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_and_go_on_to_the_same_weights(bars_dataset: Path, tmp_path: Path) -> None:
-    def two(output_dir: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return two_processes(tmp_path, options(bars_dataset, Path(output_dir), "--dataloader_num_workers", "2"), **env)
+def test_two_processes_stop_together_and_go_on_to_the_same_weights(
+    bars_dataset: Path, tmp_path: Path, forks: Forks
+) -> None:
+    (tmp_path / "two.py").write_text(TWO)
 
-    assert (process := two("whole")).returncode == 0, process.stderr
-    stopped = two("run", STOP="1")
-    assert stopped.returncode != 0 and "stopped by SIGTERM after step 5 of 9" in stopped.stderr, stopped.stderr
-    assert (process := two("run")).returncode == 0, process.stderr
+    arguments = ["two.py", *options(bars_dataset, tmp_path, "--dataloader_num_workers", "2", "--num_train_epochs", "2", "--use_cpu", "true")]  # fmt: skip
+
+    def two(output_dir: str, **env: str) -> list[subprocess.CompletedProcess[str]]:
+        """What torchrun starts."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = str(server.getsockname()[1])
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        command = [*arguments, "--output_dir", output_dir]
+        return forks.run_together([command] * 2, tmp_path, [{**env, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"])
+
+    for process in two("whole"):
+        assert process.returncode == 0, process.stderr
+    first, second = two("run", STOP="1")
+    assert first.returncode == second.returncode == 75, first.stderr + second.stderr
+    assert "stopped by SIGTERM after step 5 of 6" in first.stderr
+    for process in two("run"):
+        assert process.returncode == 0, process.stderr
     assert same_weights(tmp_path / "whole", tmp_path / "run")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -97,10 +97,11 @@ def test_readme_names_every_file_of_both_packages() -> None:
         "finetune.space",
         "finetune.evaluate",
         "finetune.compare",
+        "finetune.folds",
     ],
 )
-def test_every_command_explains_every_flag(module: str) -> None:
-    shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
+def test_every_command_explains_every_flag(module: str, forks: Forks, tmp_path: Path) -> None:
+    shown = forks.run("-m", module, "--help", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "usage: " in shown.stdout
 

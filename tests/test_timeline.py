@@ -20,7 +20,7 @@ from finetune import load
 from finetune.classifier import Classifier
 from finetune.live import Growing
 from finetune.predict import main
-from finetune.timeline import Timeline, make_timeline, mean_over_windows
+from finetune.timeline import Timeline, as_text, make_timeline, mean_over_windows, plot_timeline
 
 
 def stand_in(classifier: Classifier) -> Classifier:
@@ -163,6 +163,19 @@ def test_a_stream_that_is_no_video_is_refused(content: bytes, random_checkpoint:
 def test_a_device_is_not_opened_as_a_stream(random_checkpoint: str) -> None:
     with pytest.raises(UserError, match="neither a pipe nor a file"):
         main([random_checkpoint, "/dev/null", "--stream"])
+
+
+def test_several_labels_overlap_where_each_is_from_its_threshold_on(tmp_path: Path) -> None:
+    scores = np.array([[0.4, 0.9, 0.1], [0.6, 0.9, 0.1], [0.6, 0.2, 0.1]], np.float32)
+    timeline = Timeline(["a", "<b>", "c"], 1.0, 3.0, scores, np.array([0.5, 0.8, 0.9]))
+    segments = timeline.segments()
+    assert [(one.label, one.start, one.end) for one in segments] == [("<b>", 0.0, 2.0), ("a", 1.0, 3.0)]
+    assert [one.label for one in timeline.segments(min_score=0.7)] == ["<b>"]
+    assert "‹b›" in as_text(timeline, segments, "v", "srt")
+    plot_timeline(timeline, segments, tmp_path / "p.png")
+    nothing = Timeline(["a", "<b>", "c"], 1.0, 3.0, scores, np.array([0.95, 0.95, 0.95]))
+    assert nothing.segments() == []
+    plot_timeline(nothing, [], tmp_path / "p.png")
 
 
 def test_an_empty_timeline_has_no_segment_of_no_length() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_hub import hub, python  # noqa: F401
+from conftest import Run
 
 from data_prep.errors import UserError
 from finetune.hub import check_nothing_private, upload_apart
@@ -55,28 +55,34 @@ PUSHED = {"README.md", "config.json", "curves.png", "metrics.json", "model.safet
     ],
     ids=lambda fault: f"{fault['match'].split('/')[-1]}-{fault.get('status', fault.get('action'))}",
 )
-def test_a_fault_that_passes_is_waited_out(hub: Any, tmp_path: Path, run: Path, fault: dict[str, Any]) -> None:  # noqa: F811
+def test_a_fault_that_passes_is_waited_out(
+    hub: Any, python: Run, tmp_path: Path, run: Path, fault: dict[str, Any]
+) -> None:
     hub.add_fault(count=1, **fault)
-    done = python(hub, tmp_path, "-m", "finetune.upload", "out", "me/x")
+    done = python("-m", "finetune.upload", "out", "me/x")
     assert json.loads(done.stdout)["url"].endswith("me/x"), done.stdout
     files = hub.files("me/x")
     assert set(files) == PUSHED | {".gitattributes"}
     assert all(files[name] == (run / name).read_bytes() for name in PUSHED)
 
 
-def test_what_a_run_no_longer_has_goes_and_what_others_added_stays(hub: Any, tmp_path: Path, run: Path) -> None:  # noqa: F811
+def test_what_a_run_no_longer_has_goes_and_what_others_added_stays(
+    hub: Any, python: Run, tmp_path: Path, run: Path
+) -> None:
     card = run / "README.md"
     card.write_text("![videos](predictions.png)")
-    assert python(hub, tmp_path, "-m", "finetune.upload", "out", "me/x").returncode == 0
+    assert python("-m", "finetune.upload", "out", "me/x").returncode == 0
     added = "from huggingface_hub import HfApi; HfApi().upload_file(path_or_fileobj=b'x', path_in_repo='mine.txt', repo_id='me/x')"
-    assert python(hub, tmp_path, "-c", added).returncode == 0
+    assert python("-c", added).returncode == 0
     assert "predictions.png" in hub.files("me/x")
     card.write_text("no frames")
-    assert python(hub, tmp_path, "-m", "finetune.upload", "out", "me/x").returncode == 0
+    assert python("-m", "finetune.upload", "out", "me/x").returncode == 0
     assert set(hub.files("me/x")) == PUSHED | {".gitattributes", "mine.txt"}
 
 
-def test_a_hub_that_says_nothing_is_given_up(hub: Any, tmp_path: Path, run: Path, monkeypatch: Any) -> None:  # noqa: F811
+def test_a_hub_that_says_nothing_is_given_up(
+    hub: Any, python: Run, tmp_path: Path, run: Path, monkeypatch: Any
+) -> None:
     for key, value in hub.env(cache=tmp_path / "hf").items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -88,17 +94,29 @@ def test_a_hub_that_says_nothing_is_given_up(hub: Any, tmp_path: Path, run: Path
         "from pathlib import Path; from data_prep.patience import tire_of_silence; from finetune.upload import *;"
         "tire_of_silence(2); print(upload(Path('out'), pushed_files(Path('out')), 'me/y', None))"
     )
-    done = python(hub, tmp_path, "-c", impatient)
+    done = python("-c", impatient)
     assert done.returncode == 0 and set(hub.files("me/y")) == PUSHED | {".gitattributes"}, done.stderr
 
 
-def test_a_refusal_is_told_at_once_in_one_line(hub: Any, tmp_path: Path, run: Path) -> None:  # noqa: F811
+def test_a_refusal_is_told_at_once_in_one_line(hub: Any, python: Run, tmp_path: Path, run: Path) -> None:
     hub.add_fault(match="/commit/", status=403, count=-1)
-    done = python(hub, tmp_path, "-m", "finetune.upload", "out", "me/x")
+    done = python("-m", "finetune.upload", "out", "me/x")
     assert done.returncode == 1 and "403" in json.loads(done.stdout)["error"]
     assert len(hub.requests("/commit/")) == 1
     assert len(json.loads(done.stdout)["error"].splitlines()) == 1
     assert "Traceback" not in done.stderr and "hf_secret_token" not in done.stdout + done.stderr
+
+
+def test_what_is_to_be_private_does_not_go_where_everybody_sees_it(
+    hub: Any, python: Run, tmp_path: Path, run: Path
+) -> None:
+    push = ("-m", "finetune.upload", str(run), "me/bars")
+    assert "url" in json.loads(python(*push).stdout)
+    (run / "config.json").write_text("{}")
+    answer = json.loads(python(*push, "--private").stdout)
+    assert "already and public, expected private" in answer["error"]
+    assert hub.files("me/bars")["config.json"] != b"{}"
+    assert "url" in json.loads(python(*push[:-1], "me/other", "--private").stdout)
 
 
 def test_nothing_private_is_pushed(run: Path, monkeypatch: Any) -> None:
