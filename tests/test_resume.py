@@ -164,7 +164,7 @@ def test_two_processes_learn_and_measure_what_one_does(bars_dataset: Path, tmp_p
         "--dataset_name", str(bars_dataset), "--model_name_or_path", "timesformer-tiny", "--no_flip",
         "--learning_rate", "1e-3", "--max_steps", "9", "--class_weights", "balanced", "--label_smoothing_factor", "0.1",
         "--ema_decay", "0.9", "--report_to", "none", "--disable_tqdm", "true", "--dataloader_num_workers", "0",
-        "--per_device_eval_batch_size", "3",
+        "--per_device_eval_batch_size", "3", "--head_start", "linear_probe",
     ]  # fmt: skip
     one = main([*arguments, "--output_dir", str(tmp_path / "one"), "--per_device_train_batch_size", "4"])
     process = two_processes(tmp_path, [*arguments, "--output_dir", "two", "--per_device_train_batch_size", "2"])
