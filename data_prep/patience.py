@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, RepoUrl, set_client_factory
+from huggingface_hub import HfApi, RepoUrl, get_token, set_client_factory
 from huggingface_hub.errors import LocalTokenNotFoundError
 from huggingface_hub.utils import get_session
 
@@ -69,9 +69,11 @@ def status(error: Any) -> int | None:
 
 
 def reason(error: Exception) -> str:
-    """One line that says what happened."""
+    """One line that says what happened, without the token, which the client quotes where it cannot be sent."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("(Request ID")]
     code = status(error)
     told = " ".join(lines[:2]) if code else (lines or [""])[0]
     shown = code and str(code) not in told
+    token = get_token()
+    told = told.replace(token, "(the token)") if token else told
     return f"{type(error).__name__}: {f'{code} ' if shown else ''}{told}"

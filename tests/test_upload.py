@@ -11,6 +11,7 @@ import pytest
 from conftest import Run
 
 from data_prep.errors import UserError
+from data_prep.patience import reason
 from finetune.hub import check_nothing_private, upload_apart
 from finetune.upload import pushed_files
 
@@ -117,6 +118,12 @@ def test_what_is_to_be_private_does_not_go_where_everybody_sees_it(
     assert "already and public, expected private" in answer["error"]
     assert hub.files("me/bars")["config.json"] != b"{}"
     assert "url" in json.loads(python(*push[:-1], "me/other", "--private").stdout)
+
+
+def test_a_token_that_cannot_be_sent_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    told = reason(ValueError("Illegal header value b'Bearer hf_mine'"))
+    assert told == "ValueError: Illegal header value b'Bearer (the token)'"
 
 
 def test_nothing_private_is_pushed(run: Path, monkeypatch: Any) -> None:
