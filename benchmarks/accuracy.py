@@ -73,12 +73,12 @@ class Accuracy:
     def trained(self, name: str, seed: int) -> Iterator[tuple[str, Row]]:
         clips = ["--image_size", str(CROP), "--num_frames", str(NUM_FRAMES), "--seed", str(seed)]
         clips += ["--eval_strategy", "no", "--bf16", "true"]  # all training videos train, as in the frozen rows
-        image = ["--model_name_or_path", self.image_model, *clips]
-        small = ["--config", "small_data", *image]
+        image = ["--model_name_or_path", self.image_model]
+        small = ["--config", "small_data", *image, *clips]
         guide = ["--config", "none", "--num_train_epochs", "4", "--learning_rate", "5e-5", "--warmup_steps", "0.1",
                  "--sampling", "dense", "--frame_stride", "4", *clips]  # fmt: skip
         random = ["--model_name_or_path", "timesformer-small"]
-        settings = {"small_data": small, "guide": [*guide, *image[:2]], "guide-random": [*guide, *random]}
+        settings = {"small_data": small, "guide": [*guide, *image], "guide-random": [*guide, *random]}
         settings |= {scheme: [*small, "--attention_type", scheme] for scheme in ATTENTION_TYPES}
         for kind, flags in settings.items():
             yield (

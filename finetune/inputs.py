@@ -32,8 +32,8 @@ def find_inputs(texts: Iterable[str]) -> list[Input]:
     """In their order, each path once. A missing file stays, for its error row. Raises `UserError` where nothing is meant.
 
     A folder stands for the videos under it, sorted, and for the folders of images that are videos. A glob, for what it
-    matches, of a folder likewise. A list (.csv, .tsv, .txt: path and optionally label, with a header or without), for its paths, which start
-    at the list's folder. `-`, for the paths on standard input, one a line.
+    matches, of a folder likewise. A list (.csv, .tsv, .txt: path and optionally label, with a header or without), for its
+    paths, which start at the list's folder. `-`, for the paths on standard input, one a line.
     """
     found: dict[str, Input] = {}
     for text in texts:

@@ -10,7 +10,7 @@ from torch import nn
 
 from finetune.clip import IGNORED, Clips
 from finetune.dataset import Splits
-from finetune.losses import Loss, as_targets, balanced_weights
+from finetune.losses import Loss, as_targets
 from finetune.trainer import VideoTrainer
 
 # Strengths of the penalty on the squared weights of standardised features, a decade apart.
@@ -24,24 +24,19 @@ def train_head(trainer: VideoTrainer, splits: Splits) -> None:
     """
     maker = trainer.train_dataset.maker
     tokens, targets = features(trainer, Clips(splits.train, maker, training=False))
-    weights = None
-    if trainer.learning.class_weights is not None:
-        weights = balanced_weights(targets.argmax(1).tolist(), len(splits.labels))
-    candidates = [
-        fit(tokens, targets, penalty, Loss(splits.is_multi_label, class_weights=weights)) for penalty in _PENALTIES
-    ]
+    plain = Loss(trainer.multi_label)
+    weighted = Loss(trainer.multi_label, class_weights=trainer.loss.class_weights)
+    candidates = [fit(tokens, targets, penalty, weighted) for penalty in _PENALTIES]
     losses = [float("nan")] * len(candidates)
     chosen = len(candidates) // 2
     if splits.validation:
         asked, answers = features(trainer, Clips(splits.validation, maker, training=False))
         with torch.no_grad():
-            losses = [float(Loss(splits.is_multi_label)(head(asked), answers, len(answers))) for head in candidates]
+            losses = [float(plain(head(asked), answers, len(answers))) for head in candidates]
         chosen = int(np.argmin(losses))
     if trainer.is_world_process_zero():
-        for penalty, loss in zip(_PENALTIES, losses):
-            print(
-                f"penalty {penalty:g}: validation loss {loss:.4f}{' (chosen)' if penalty == _PENALTIES[chosen] else ''}"
-            )
+        for i, (penalty, loss) in enumerate(zip(_PENALTIES, losses)):
+            print(f"penalty {penalty:g}: validation loss {loss:.4f}{' (chosen)' if i == chosen else ''}")
     trainer.model.classifier.load_state_dict(candidates[chosen].state_dict())
 
 

@@ -97,14 +97,12 @@ def as_written(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def done_before(output: Path | None, form: str, settings: Settings, num_labels: int) -> set[str]:
-    """The videos, `as_written`, that an appended file holds predictions of; nothing for other outputs.
+def done_before(output: Path, form: str, settings: Settings, num_labels: int) -> set[str]:
+    """The videos, `as_written`, that a file of one of the `APPENDED` formats holds predictions of.
 
     What could not be read, and a last video that is not whole, is taken out of it, to be tried again. Raises `UserError`
     where the file is not of this format, or was begun with other settings.
     """
-    if output is None or form not in APPENDED:
-        return set()
     if not output.exists() or output.stat().st_size == 0:
         begin(output, settings)
         return set()

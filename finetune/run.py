@@ -101,11 +101,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: RunFolder, has_new_head: bool) -> None:
     """Training, from `folder.checkpoint` on; afterwards the model is a plain one with the weights to keep."""
     learning = settings.learning
-    is_start = has_new_head and not folder.checkpoint
-    if learning.linear_probe or (learning.head_start == "linear_probe" and is_start):
-        train_head(trainer, splits)
     if learning.linear_probe:
+        train_head(trainer, splits)
         return
+    if learning.head_start == "linear_probe" and has_new_head and not folder.checkpoint:
+        train_head(trainer, splits)
     try:
         trainer.train(resume_from_checkpoint=folder.checkpoint)
     except Interrupted:

@@ -229,13 +229,13 @@ def plot_timeline(timeline: Timeline, segments: list[Segment], path: Path) -> No
     for place, label in enumerate(shown):
         axes.plot(middles, curves[:, label], color=f"C{place}", label=plain(timeline.labels[label]))
     places = {timeline.labels[label]: place for place, label in enumerate(shown)}
-    lanes = 1 if timeline.thresholds is None else len(shown)
     for one in segments:
-        lane_of = places.get(one.label)
-        if lane_of is not None or lanes == 1:
-            lane = lanes - 1 - (lane_of or 0) % lanes
-            color = "0.7" if lane_of is None else f"C{lane_of}"
-            band.axvspan(one.start, one.end, lane / lanes, (lane + 1) / lanes, color=color, linewidth=0)
+        lane = places.get(one.label)
+        if timeline.thresholds is None:
+            band.axvspan(one.start, one.end, color="0.7" if lane is None else f"C{lane}", linewidth=0)
+        elif lane is not None:
+            top = 1 - lane / len(shown)
+            band.axvspan(one.start, one.end, top - 1 / len(shown), top, color=f"C{lane}", linewidth=0)
     axes.set(ylabel="score", ylim=(0, 1.02), xlim=(0, max(timeline.duration, timeline.stride_seconds)))
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
