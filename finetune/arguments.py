@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from dataclasses import dataclass, field
-from enum import Enum
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from data_prep.errors import UserError
 from data_prep.workers import available_cores
 from finetune.learning import LearningArguments, check_learning
 from finetune.modeling import ATTENTION_TYPES
+from finetune.recipe import NO_RECIPE, RECIPES, recipe_names, recipe_of, recipe_path, recipe_words
 from finetune.sampling import STRATEGIES
 from finetune.views import Views
 
-RECIPES = Path(__file__).parent / "recipes"
-_NO_RECIPE = "none"
-# A setting of the command line takes these of the recipe with it, which would contradict it.
-_REPLACES = {
-    "crop_scale": ("short_side_jitter",),
-    "short_side_jitter": ("crop_scale",),
-    "sampling": ("frame_stride",),
-    "eval_strategy": ("early_stopping_patience",),
-    "early_stopping_patience": ("load_best_model_at_end",),
-    "streaming": ("head_start",),
-    "linear_probe": ("freeze_blocks", "lora_rank", "ema_decay", "head_start"),
-}
 SMALL_DATA = 2000  # training videos up to which small_data.yaml gives the defaults
 
 
@@ -130,18 +115,6 @@ class FinetuningArguments(TrainingArguments):
 
 Arguments = tuple[DataArguments, ModelArguments, LearningArguments, FinetuningArguments]
 
-# Always in a run's recipe.yaml, given or not: what another person needs to repeat the run.
-_RECIPE_KEYS = (
-    "model_name_or_path", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "weight_decay_on", "optim",
-    "label_smoothing_factor", "seed",
-)  # fmt: skip
-# Never in it: where this run lay, and what says nothing about the model.
-_PRIVATE_KEYS = (
-    "config", "dataset_name", "demo_videos_per_class", "output_dir", "overwrite_output_dir", "resume_from_checkpoint",
-    "push_to_hub", "hub_model_id", "disable_tqdm",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -175,49 +148,15 @@ def parse_arguments(argv: list[str], recipe: str | None = None) -> Settings:
     parser.add_argument("--config", help=f"Settings, over which the command line wins: a recipe of this project ({', '.join(recipe_names())}), a YAML file with one flat list, or none.")  # fmt: skip
     arguments, config = _parse(parser, argv)
     config = config or recipe
-    if config not in (None, _NO_RECIPE):
-        argv = _recipe_arguments(recipe_path(config), parser, argv) + argv
+    if config not in (None, NO_RECIPE):
+        argv = recipe_words(recipe_path(config), parser, argv) + argv
         arguments, _ = _parse(parser, argv)
     if not arguments[0].dataset_name:
         print("no --dataset_name given: running the embedded demonstration")
-        argv = _recipe_arguments(RECIPES / "demo.yaml", parser, argv) + argv
+        argv = recipe_words(RECIPES / "demo.yaml", parser, argv) + argv
         arguments, _ = _parse(parser, argv)
     _check(*arguments)
-    return Settings(*arguments, _recipe(arguments, argv, parser), config)
-
-
-def recipe_names() -> list[str]:
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def recipe_path(config: str) -> Path:
-    """The file that `--config` means."""
-    shipped = RECIPES / f"{config}.yaml"
-    return shipped if shipped.is_file() and not Path(config).is_file() else Path(config)
-
-
-def _recipe(arguments: Arguments, argv: list[str], parser: _Parser) -> dict[str, Any]:
-    """The settings given in `argv` and those every recipe has, without paths of this machine."""
-    dest_of = {flag: action.dest for action in parser._actions for flag in action.option_strings}
-    given = [dest_of.get(word.split("=")[0]) for word in argv]
-    recipe = {}
-    for key in dict.fromkeys([*given, *_RECIPE_KEYS]):
-        if key is None or key in _PRIVATE_KEYS:
-            continue
-        value = next(getattr(group, key) for group in arguments if hasattr(group, key))
-        if isinstance(value, str) and (os.path.isabs(value) or os.path.exists(value)):
-            continue
-        recipe[key] = _plain(value)
-    return recipe
-
-
-def _plain(value: Any) -> Any:
-    """What YAML can say of a setting's value."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value.to_dict() if hasattr(value, "to_dict") else value
+    return Settings(*arguments, recipe_of(arguments, argv, parser), config)
 
 
 def _parse(parser: _Parser, argv: list[str]) -> tuple[Arguments, str | None]:
@@ -233,37 +172,6 @@ def _parse(parser: _Parser, argv: list[str]) -> tuple[Arguments, str | None]:
         hint = f" Did you mean {close[0]}?" if close else " Run with --help to see every flag."
         raise UserError(f"unknown argument {unknown[0]}.{hint}")
     return (data, model, learning, training), extra.config
-
-
-def _recipe_arguments(path: Path, parser: _Parser, argv: list[str]) -> list[str]:
-    """A recipe as command-line words, so that one parser checks both, without what `argv` replaces."""
-    given = {word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")}
-    replaced = {name for key in given for name in _REPLACES.get(key, ())}
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path} cannot be read ({error.strerror}): expected a YAML file, or one of {', '.join(recipe_names())}.") from error  # fmt: skip
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(recipe, dict):
-        raise UserError(f"--config {path}: expected a flat list of settings, as `learning_rate: 0.001`.")
-    known = {action.dest for action in parser._actions} - {"help", "config"}
-    words: list[str] = []
-    for key, value in recipe.items():
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            raise UserError(f"--config {path}: unknown key {key!r}.{f' Did you mean {close[0]!r}?' if close else ''}")
-        if value is False and key.endswith("_strategy"):
-            value = "no"  # which YAML reads as False
-        if value is not None and key not in replaced:
-            words += [f"--{key}", *_words(value)]
-    return words
-
-
-def _words(value: Any) -> list[str]:
-    if isinstance(value, list):
-        return [str(item) for item in value]
-    return [json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def _check(

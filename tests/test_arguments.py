@@ -16,10 +16,9 @@ from finetune.arguments import (
     Settings,
     _Parser,
     parse_arguments,
-    recipe_names,
-    recipe_path,
 )
 from finetune.learning import LearningArguments
+from finetune.recipe import recipe_names, recipe_path
 
 BASE = ["--dataset_name", "d", "--model_name_or_path", "timesformer-tiny", "--output_dir", "o"]
 
