@@ -25,6 +25,7 @@ _REPLACES = {
     "eval_strategy": ("early_stopping_patience",),
     "early_stopping_patience": ("load_best_model_at_end",),
     "streaming": ("head_start",),
+    "lora_rank": ("freeze_blocks",),
     "linear_probe": ("freeze_blocks", "lora_rank", "ema_decay", "head_start"),
 }
 

@@ -157,6 +157,7 @@ def test_the_command_line_wins_over_a_recipe_and_a_file_over_its_namesake(tmp_pa
         (["--early_stopping_patience", "3"], lambda settings: settings.training.load_best_model_at_end),
         (["--streaming"], lambda settings: settings.learning.head_start == "random"),
         (["--linear_probe", "true"], lambda settings: settings.learning.freeze_blocks == 0),
+        (["--lora_rank", "4"], lambda settings: settings.learning.freeze_blocks == 0),
     ],
 )
 def test_what_is_given_takes_out_of_the_recipe_what_would_contradict_it(
