@@ -88,7 +88,7 @@ class Accuracy:
         for scheme in ATTENTION_TYPES:
             # A mirrored clip goes the same way in time, so clips are flipped here too.
             flags = [*small, "--attention_type", scheme]
-            flags += [] if scheme == "space_only" else ["--time_embedding_start", "sinusoidal"]
+            flags += [] if scheme == "space_only" else ["--time_start", "contrast"]
             yield (
                 f"{scheme}/{name}-arrow/{seed}",
                 lambda flags=flags: self.run([*flags, "--dataset_name", str(self.arrow(name))]),

@@ -53,7 +53,6 @@ class ModelArguments:
     num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip. Default: the checkpoint's; 8 from an image model. The time embeddings are resized (linear)."})  # fmt: skip
     image_size: list[int] | None = field(default=None, metadata={"help": "Side of the square crop, or its height and width (px). Default: the checkpoint's. The position embeddings are resized (bicubic)."})  # fmt: skip
     attention_type: str | None = field(default=None, metadata={"choices": list(ATTENTION_TYPES), "help": "Attention scheme. Default: the checkpoint's; divided_space_time from an image model."})  # fmt: skip
-    time_embedding_start: str = field(default="zeros", metadata={"choices": ["zeros", "sinusoidal"], "help": "Of weights without time embeddings, as an image model's. zeros: as the authors; a clip of one still picture gives what the image model gives. sinusoidal: frames are told apart from the first step on."})  # fmt: skip
     attn_implementation: str | None = field(default=None, metadata={"help": "How attention is computed: eager, sdpa (default), flash_attention_2, flex_attention."})  # fmt: skip
     image_mean: list[float] | None = field(default=None, metadata={"help": "Mean of red, green and blue, 0 to 1, that clips are normalised by. Default: the checkpoint's."})  # fmt: skip
     image_std: list[float] | None = field(default=None, metadata={"help": "Likewise the standard deviation."})
@@ -187,8 +186,9 @@ def _check(
         or learning.repeated_augmentation > 1
         or learning.linear_probe
         or learning.head_start != "random"
+        or learning.time_start != "zeros"
     ):
-        raise UserError("--streaming reads videos in the order they come: leave out --sampler, --repeated_augmentation, --linear_probe and --head_start.")  # fmt: skip
+        raise UserError("--streaming reads videos in the order they come: leave out --sampler, --repeated_augmentation, --linear_probe, --head_start and --time_start.")  # fmt: skip
     _check_clips(data)
 
 

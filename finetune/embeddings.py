@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,17 +121,3 @@ def resize_times(time_embeddings: torch.Tensor, num_frames: int) -> torch.Tensor
         time_embeddings.float().transpose(1, 2), size=num_frames, mode="linear", align_corners=False
     )
     return resized.transpose(1, 2).to(time_embeddings.dtype)
-
-
-def sinusoidal_times(num_frames: int, hidden_size: int) -> torch.Tensor:
-    """(1, num_frames, hidden_size), each channel of mean 0 over the frames, and of root mean square 1 all together.
-
-    Sines and cosines as in section 3.5 of arXiv 1706.03762, but with periods from 2 frames to twice the clip: its own,
-    up to 10000 frames, hardly change within one. Without the mean, the tokens of a clip stay where they were on average.
-    """
-    waves = math.ceil(hidden_size / 2)
-    periods = 2 * num_frames ** torch.linspace(0, 1, waves)
-    angles = 2 * math.pi * torch.arange(num_frames)[:, None] / periods
-    times = torch.cat((angles.sin(), angles.cos()), dim=1)[None, :, :hidden_size]
-    times = times - times.mean(dim=1, keepdim=True)
-    return times / times.square().mean().sqrt().clamp(min=1e-12)  # of one frame nothing is left

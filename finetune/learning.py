@@ -32,6 +32,7 @@ class LearningArguments:
     freeze_blocks: float = field(default=0, metadata={"help": "Leave the embeddings and this many first blocks as they are, or, below 1, this share of them, as 0.67."})  # fmt: skip
     linear_probe: bool = field(default=False, metadata={"help": "Train the head alone, on features that are computed once: logistic regression, its strength chosen on validation. Takes seconds."})  # fmt: skip
     head_start: Literal["random", "linear_probe"] = field(default="random", metadata={"help": "What a new head starts from. linear_probe: what --linear_probe gives, so that a head that knows nothing does not spoil the features first."})  # fmt: skip
+    time_start: Literal["zeros", "contrast"] = field(default="zeros", metadata={"help": "What time starts from where the weights know none, as an image model's. zeros: as the authors; a clip of one still picture gives what the image model gives. contrast: late frames minus early ones are told from the first step on, for few videos whose labels are told by an order."})  # fmt: skip
     lora_rank: int = field(default=0, metadata={"help": "Train low-rank additions to the linear maps in place of the weights (LoRA, extra lora), as 16; they are merged into the weights at the end."})  # fmt: skip
     lora_alpha: int | None = field(default=None, metadata={"help": "Scale of the additions times their rank. Default: twice the rank."})  # fmt: skip
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the additions."})

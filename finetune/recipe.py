@@ -24,7 +24,7 @@ _REPLACES = {
     "sampling": ("frame_stride",),
     "eval_strategy": ("early_stopping_patience",),
     "early_stopping_patience": ("load_best_model_at_end",),
-    "streaming": ("head_start",),
+    "streaming": ("head_start", "time_start"),
     "lora_rank": ("freeze_blocks",),
     "linear_probe": ("freeze_blocks", "lora_rank", "ema_decay", "head_start"),
 }

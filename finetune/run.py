@@ -48,6 +48,7 @@ from finetune.report import evaluate, print_next_commands, write_report
 from finetune.run_folder import RunFolder
 from finetune.sampling import Sampling
 from finetune.stream import ParquetRows, Place, StreamedClips, steps_per_pass
+from finetune.time_start import start_time
 from finetune.trainer import VideoTrainer
 from finetune.views import Views
 from finetune.watch import Watch, naming_videos
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if trainer.is_world_process_zero():
         folder.begin(settings)
     with naming_videos(watch):
-        learn(trainer, settings, splits, folder, start.has_new_head)
+        learn(trainer, settings, splits, folder, start)
         trainer.save_model()
         evaluation = evaluate(trainer, splits, Views.parse(settings.data.eval_views))
     trainer.gather_unreadable()
@@ -98,14 +99,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     return metrics
 
 
-def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: RunFolder, has_new_head: bool) -> None:
+def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: RunFolder, start: Start) -> None:
     """Training, from `folder.checkpoint` on; afterwards the model is a plain one with the weights to keep."""
     learning = settings.learning
+    if not folder.checkpoint:
+        fit_start(trainer, splits, start)
     if learning.linear_probe:
-        train_head(trainer, splits)
         return
-    if learning.head_start == "linear_probe" and has_new_head and not folder.checkpoint:
-        train_head(trainer, splits)
     try:
         trainer.train(resume_from_checkpoint=folder.checkpoint)
     except Interrupted:
@@ -120,6 +120,15 @@ def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: Run
         ) from error
     if learning.lora_rank:
         merge_lora(trainer.model)
+
+
+def fit_start(trainer: VideoTrainer, splits: Splits, start: Start) -> None:
+    """What starts from the training videos rather than from the checkpoint, before all weights learn."""
+    learning = trainer.learning
+    if learning.time_start == "contrast" and start.has_new_times:
+        start_time(trainer, splits)
+    if learning.linear_probe or (learning.head_start == "linear_probe" and start.has_new_head):
+        train_head(trainer, splits)
 
 
 def with_advised_recipe(settings: Settings, splits: Splits, argv: list[str]) -> Settings:

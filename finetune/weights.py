@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, TimesformerConfig, TimesformerVi
 
 from data_prep.errors import UserError
 from finetune.arguments import ModelArguments
-from finetune.embeddings import grid_of, pair, resize_positions, resize_times, sinusoidal_times
+from finetune.embeddings import grid_of, pair, resize_positions, resize_times
 from finetune.image_vit import HELP, State, extra_tokens, from_image_model
 from finetune.modeling import FIRST_STEPS, TimesformerForVideoClassification
 from finetune.named_models import NAMED_MODELS, random_model
@@ -30,9 +30,6 @@ _POSITIONS = "timesformer.embeddings.position_embeddings"
 _TIMES = "timesformer.embeddings.time_embeddings"
 _HEAD = ("classifier.weight", "classifier.bias")
 
-# Root mean square of sinusoidal time embeddings over that of the position embeddings (benchmarks/README.md, "Start from an image model").
-TIME_PER_PLACE = 5.0
-
 
 @dataclass
 class Source:
@@ -48,13 +45,14 @@ class Source:
 @dataclass(frozen=True)
 class Start:
     """The model and processor training starts from, a table of what was kept, resized and replaced, and whether the head
-    is a new one.
+    is a new one, and whether the embeddings of time are.
     """
 
     model: TimesformerForVideoClassification
     processor: TimesformerVideoProcessor
     message: str
     has_new_head: bool
+    has_new_times: bool
 
 
 def load_start(wanted: ModelArguments, labels: list[str]) -> Start:
@@ -63,12 +61,12 @@ def load_start(wanted: ModelArguments, labels: list[str]) -> Start:
     if name in NAMED_MODELS:
         if wanted.input_channel_order == "bgr":
             raise UserError(f"--input_channel_order bgr is for checkpoints: {name} has random weights.")
-        source = named_source(name, wanted)
+        source, has_new_times = named_source(name, wanted), False
     else:
         source = load_source(name, wanted.model_revision)
         crop = source.processor.crop_size  # the clips it is shown, whatever size its embeddings have
         fit_clips(source, wanted.num_frames, wanted.image_size or [crop.height, crop.width])
-        fit_scheme(source, wanted.attention_type or source.config.attention_type, wanted.time_embedding_start)
+        has_new_times = fit_scheme(source, wanted.attention_type or source.config.attention_type)
         if wanted.input_channel_order == "bgr":
             swap_channels(source)
     has_new_head = fit_head(source, labels, wanted.new_head)
@@ -78,7 +76,8 @@ def load_start(wanted: ModelArguments, labels: list[str]) -> Start:
     model = build_model(source, wanted.attn_implementation)
     model.regularize(wanted.drop_path_rate, wanted.head_dropout)
     rows = [("weights", name), *source.notes]
-    return Start(model, source.processor, "\n".join(f"{part:<20} {what}" for part, what in rows), has_new_head)
+    message = "\n".join(f"{part:<20} {what}" for part, what in rows)
+    return Start(model, source.processor, message, has_new_head, has_new_times)
 
 
 def load_checkpoint(
@@ -181,12 +180,13 @@ def _load(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:
         raise UserError(f"{name} cannot be loaded: {reason} {HELP}.") from error
 
 
-def fit_scheme(source: Source, attention_type: str, time_start: str) -> None:
+def fit_scheme(source: Source, attention_type: str) -> bool:
     """Adds the attention steps that the scheme has and the weights lack, as the authors do: copies of the last step's,
     with zeros in the linear map after them, so that they add nothing yet. Takes away those the scheme lacks. Embeddings
-    of time that the weights lack start as `time_start` says.
+    of time that the weights lack are zeros: whether that is so.
     """
     config, state = source.config, source.state
+    lacks_times = attention_type != "space_only" and _TIMES not in state
     config.attention_type = attention_type
     for name in FIRST_STEPS[attention_type]:
         if f"{_layer(0)}{name}_dense.weight" in state:
@@ -205,22 +205,14 @@ def fit_scheme(source: Source, attention_type: str, time_start: str) -> None:
     dropped = [key for key in state if any(f".{name}_" in key for name in steps)]
     if attention_type == "space_only":
         dropped += [key for key in state if key == _TIMES]
-    elif _TIMES not in state:
-        state[_TIMES] = first_times(state[_POSITIONS], config.num_frames, time_start)
-        source.notes.append(("time embeddings", f"{time_start}, for {config.num_frames} frames"))
+    elif lacks_times:
+        state[_TIMES] = torch.zeros(1, config.num_frames, config.hidden_size)
+        source.notes.append(("time embeddings", f"zeros, for {config.num_frames} frames"))
     for key in dropped:
         del state[key]
     if dropped:
         source.notes.append((attention_type, f"{len(dropped)} weights that only other schemes have left out"))
-
-
-def first_times(position_embeddings: torch.Tensor, num_frames: int, start: str) -> torch.Tensor:
-    """(1, num_frames, hidden_size): zeros, or sinusoids as loud as a multiple of the embeddings of place."""
-    hidden_size = position_embeddings.shape[-1]
-    if start == "zeros":
-        return torch.zeros(1, num_frames, hidden_size)
-    loudness = TIME_PER_PLACE * position_embeddings[:, 1:].square().mean().sqrt()
-    return loudness * sinusoidal_times(num_frames, hidden_size)
+    return lacks_times
 
 
 def fit_clips(source: Source, num_frames: int | None, image_size: list[int]) -> None:
