@@ -4,8 +4,8 @@ python benchmarks/image_start.py MODEL VIDEO...      # MODEL: a ViT, DeiT or DIN
 
 For each scheme, over one still clip of each video's first frame: the largest difference between the two models' class
 tokens, beside the largest value in the image model's. Zero but for rounding is promised of divided_space_time and
-space_only. Then, of moving clips of 8 frames at 112 px, how near the class token stays to the image start's when time
-starts as sinusoids, by their loudness.
+space_only. Then, of clips of 8 frames at 112 px, how near the class token stays to that of the image start when time starts
+by contrast, fitted to the moving ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from data_prep.video import probe, read_frames
 from finetune.arguments import ModelArguments
 from finetune.modeling import ATTENTION_TYPES
 from finetune.sampling import centre_indices
-from finetune.weights import TIME_PER_PLACE, load_start
+from finetune.time_start import start_contrast
+from finetune.weights import load_start
 
 
 def main(name: str, videos: list[str]) -> None:
@@ -47,19 +48,18 @@ def main(name: str, videos: list[str]) -> None:
 
 @torch.no_grad()
 def times(name: str, videos: list[str]) -> None:
-    wanted = ModelArguments(name, num_frames=8, image_size=[112], time_embedding_start="sinusoidal")
-    start = load_start(wanted, ["a", "b"])
-    model, tokens = start.model.eval().timesformer, {}
-    sinusoids = model.embeddings.time_embeddings.clone()
+    start = load_start(ModelArguments(name, num_frames=8, image_size=[112]), ["a", "b"])
+    model = start.model.eval()
     clips = torch.cat([moving(video, start.processor) for video in videos])
-    for loudness in (0, 1, 5, 10, 20):
-        model.embeddings.time_embeddings.copy_(sinusoids * loudness / TIME_PER_PLACE)
-        tokens[loudness] = model(clips, class_only=True).last_hidden_state[:, 0]
-    print("| loudness of time over place | cosine to the image start |\n|---|---|")
-    for loudness, token in tokens.items():
-        print(f"| {loudness} | {torch.cosine_similarity(token, tokens[0]).mean():.4f} |")
-    others = torch.cosine_similarity(tokens[0], tokens[0].roll(1, 0)).mean()
-    print(f"between one clip and the next, at the image start: {others:.4f}")
+    kinds = {"moving": clips, "still": clips[:, :1].expand_as(clips)}
+    before = {kind: model.timesformer(of, class_only=True).last_hidden_state[:, 0] for kind, of in kinds.items()}
+    start_contrast(model, clips)
+    print("| clips | cosine of the contrast start's class token to the image start's |\n|---|---|")
+    for kind, of in kinds.items():
+        after = model.timesformer(of, class_only=True).last_hidden_state[:, 0]
+        print(f"| {kind} | {torch.cosine_similarity(before[kind], after).mean():.4f} |")
+    others = torch.cosine_similarity(before["moving"], before["moving"].roll(1, 0)).mean()
+    print(f"between one moving clip and the next, at the image start: {others:.4f}")
 
 
 def moving(video: str, processor: TimesformerVideoProcessor) -> torch.Tensor:

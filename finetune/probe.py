@@ -15,35 +15,62 @@ from finetune.trainer import VideoTrainer
 
 # Strengths of the penalty on the squared weights of standardised features, a decade apart.
 _PENALTIES = [10.0**power for power in range(-5, 2)]
+_FOLDS = 5
 _STEPS = 200  # of L-BFGS; it stops by itself before
 
 
 def train_head(trainer: VideoTrainer, splits: Splits) -> None:
-    """Replaces the model's head by the best of several logistic regressions: the penalty with the least loss on the
-    validation videos, or the middle one where there are none. Each process does the same.
+    """Replaces the model's head by a logistic regression of the strength with the least loss: on the validation videos,
+    or, where there are none, on each fold of the training videos in turn. Each process does the same.
     """
     maker = trainer.train_dataset.maker
-    tokens, targets = features(trainer, Clips(splits.train, maker, training=False))
+    tokens, targets, readable = features(trainer, Clips(splits.train, maker, training=False))
     plain = Loss(trainer.multi_label)
     weighted = Loss(trainer.multi_label, class_weights=trainer.loss.class_weights)
-    candidates = [fit(tokens, targets, penalty, weighted) for penalty in _PENALTIES]
-    losses = [float("nan")] * len(candidates)
-    chosen = len(candidates) // 2
     if splits.validation:
-        asked, answers = features(trainer, Clips(splits.validation, maker, training=False))
-        with torch.no_grad():
-            losses = [float(plain(head(asked), answers, len(answers))) for head in candidates]
-        chosen = int(np.argmin(losses))
+        rounds = [((tokens, targets), features(trainer, Clips(splits.validation, maker, training=False))[:2])]
+    else:
+        held_out = folds(groups_of(splits.train)[readable.numpy()])
+        rounds = [((tokens[~held], targets[~held]), (tokens[held], targets[held])) for held in held_out]
+    losses = [sum(held_out_loss(*parts, penalty, weighted, plain) for parts in rounds) for penalty in _PENALTIES]
+    videos = sum(len(answers) for _, (_, answers) in rounds)
+    chosen = int(np.argmin(losses)) if rounds else len(_PENALTIES) // 2
     if trainer.is_world_process_zero():
+        where = "validation" if splits.validation else f"{len(rounds)}-fold"
         for i, (penalty, loss) in enumerate(zip(_PENALTIES, losses)):
-            print(f"penalty {penalty:g}: validation loss {loss:.4f}{' (chosen)' if i == chosen else ''}")
-    trainer.model.classifier.load_state_dict(candidates[chosen].state_dict())
+            mean = loss / videos if videos else float("nan")
+            print(f"penalty {penalty:g}: {where} loss {mean:.4f}{' (chosen)' if i == chosen else ''}")
+    trainer.model.classifier.load_state_dict(fit(tokens, targets, _PENALTIES[chosen], weighted).state_dict())
+
+
+def groups_of(rows: Any) -> np.ndarray:
+    """(videos,): the number of each row's group; without groups each video is its own."""
+    if "group" not in rows.column_names:
+        return np.arange(len(rows))
+    return np.unique(np.array(rows["group"], dtype=str), return_inverse=True)[1]
+
+
+def folds(groups: np.ndarray) -> list[torch.Tensor]:
+    """Up to `_FOLDS` masks (videos,) of whole groups to hold out, drawn by a fixed seed; none of a single group."""
+    numbers, group = np.unique(groups, return_inverse=True)
+    count = min(_FOLDS, len(numbers))
+    fold = np.random.default_rng(0).permutation(len(numbers))[group] % max(1, count)
+    return [torch.from_numpy(fold == k) for k in range(count)] if count > 1 else []
+
+
+def held_out_loss(
+    known: tuple[torch.Tensor, torch.Tensor], asked: tuple[torch.Tensor, torch.Tensor], penalty: float, weighted: Loss, plain: Loss,
+) -> float:  # fmt: skip
+    """Summed over the videos of `asked`, by a head fitted to `known`."""
+    head = fit(*known, penalty, weighted)
+    with torch.no_grad():
+        return float(plain(head(asked[0]), asked[1], 1))
 
 
 @torch.no_grad()
-def features(trainer: VideoTrainer, clips: Clips) -> tuple[torch.Tensor, torch.Tensor]:
+def features(trainer: VideoTrainer, clips: Clips) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Class tokens `(videos, hidden_size)` and targets `(videos, num_labels)`, float32 on the CPU, of the readable videos
-    of all processes.
+    of all processes, in their order, and which of `clips` are readable.
     """
     model = trainer.model.eval()
     tokens: list[torch.Tensor] = []
@@ -55,7 +82,7 @@ def features(trainer: VideoTrainer, clips: Clips) -> tuple[torch.Tensor, torch.T
         for known, part in zip((tokens, targets), trainer.accelerator.gather_for_metrics(found)):
             known.append(part.cpu())
     readable = (torch.cat(targets) != IGNORED).all(1)
-    return torch.cat(tokens)[readable], torch.cat(targets)[readable]
+    return torch.cat(tokens)[readable], torch.cat(targets)[readable], readable
 
 
 def fit(tokens: torch.Tensor, targets: torch.Tensor, penalty: float, loss: Loss) -> nn.Linear:

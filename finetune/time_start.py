@@ -48,7 +48,7 @@ def start_contrast(model: TimesformerForVideoClassification, pixel_values: torch
     if pixel_values.shape[1] < 2:
         raise UserError("--time_start contrast needs clips of at least two frames: --num_frames 8.")
     model.eval()
-    embeddings, layers = model.timesformer.embeddings, model.timesformer.encoder.layer
+    embeddings, layers = model.timesformer.embeddings, [*model.timesformer.encoder.layer]
     moments = _moments(pixel_values.shape[1], pixel_values.device)
     embeddings.time_embeddings.zero_()
     quiet = quiet_direction(embeddings(pixel_values)[0])
@@ -84,7 +84,9 @@ def fit_contrast(layer: TimesformerLayer, patches: torch.Tensor, moments: torch.
     pairs, size = heads // 2, patches.shape[-1] // heads
     qkv = attention.attention.qkv
     if not pairs or qkv.bias is None:
-        raise UserError("--time_start contrast needs two attention heads and biases of the queries, which this model lacks.")
+        raise UserError(
+            "--time_start contrast needs two attention heads and biases of the queries, which this model lacks."
+        )
     copied = norm.weight.clone()
     norm.weight.fill_(1)
     norm.bias.zero_()

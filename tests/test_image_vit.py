@@ -28,7 +28,7 @@ from transformers import (
 
 from data_prep.errors import UserError
 from finetune.arguments import ModelArguments
-from finetune.weights import TIME_PER_PLACE, load_start
+from finetune.weights import load_start
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 
@@ -80,29 +80,6 @@ def test_so_it_does_at_another_size_which_dinov2_resizes_as_we_do(tmp_path: Path
     assert "7x7 -> 4x4 patches, bicubic" in start.message
     image, video = class_tokens(name, start.model, frames=5)
     torch.testing.assert_close(video, image, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("start, tells", [("zeros", False), ("sinusoidal", True)])
-def test_a_clip_and_its_reverse_differ_from_the_first_step_on_if_asked_for(
-    start: str, tells: bool, tmp_path: Path
-) -> None:
-    name = saved(ViTModel(ViTConfig(**SMALL, intermediate_size=24)), tmp_path)
-    model = start_from(name, time_embedding_start=start).model.eval()
-    clip = torch.randn(2, 8, 3, 32, 32)
-    with torch.no_grad():
-        logits, reverse = model(clip).logits, model(clip.flip(1)).logits
-    assert torch.allclose(logits, reverse, atol=1e-5) != tells
-    times = model.timesformer.embeddings.time_embeddings
-    torch.testing.assert_close(times.mean(dim=1), torch.zeros(1, 16), atol=1e-6, rtol=0)
-
-
-def test_sinusoidal_times_are_as_many_times_as_loud_as_the_places_as_written(tmp_path: Path) -> None:
-    name = saved(ViTModel(ViTConfig(**SMALL, intermediate_size=24)), tmp_path)
-    embeddings = start_from(name, time_embedding_start="sinusoidal").model.timesformer.embeddings
-    times, places = (
-        part.square().mean().sqrt() for part in (embeddings.time_embeddings, embeddings.position_embeddings[:, 1:])
-    )
-    torch.testing.assert_close(times, TIME_PER_PLACE * places)
 
 
 def test_the_start_loads_in_plain_transformers(tmp_path: Path) -> None:

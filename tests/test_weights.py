@@ -206,12 +206,6 @@ def test_a_checkpoint_can_be_started_from_in_every_scheme(checkpoint: Path, atte
     assert start.model(torch.randn(1, 8, 3, 48, 48)).logits.isfinite().all()
 
 
-def test_a_checkpoints_own_times_stay_however_missing_ones_would_start(checkpoint: Path) -> None:
-    own = load_start(wanted(checkpoint), ["a", "b"]).model.timesformer.embeddings.time_embeddings
-    start = load_start(wanted(checkpoint, time_embedding_start="sinusoidal"), ["a", "b"])
-    assert torch.equal(start.model.timesformer.embeddings.time_embeddings, own)
-
-
 def test_frames_in_the_other_channel_order_are_undone_exactly(checkpoint: Path) -> None:
     """A checkpoint trained on BGR gives for RGB frames what it gave for BGR ones."""
     old = load_start(wanted(checkpoint), ["a", "b", "c"])

@@ -1,0 +1,113 @@
+"""finetune.time_start: a start from an image model that tells early from late before anything has learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import moving_bar
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+from transformers import TimesformerForVideoClassification, ViTConfig, ViTModel
+
+from data_prep.errors import UserError
+from finetune.arguments import ModelArguments
+from finetune.run import main
+from finetune.time_start import start_contrast
+from finetune.weights import load_start
+
+
+def image_model(folder: Path, **changes: Any) -> str:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
+    model = ViTModel(ViTConfig(**{**sizes, "image_size": 48, "patch_size": 12, **changes}))
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=0.2)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def started(name: str, **changes: Any) -> TimesformerForVideoClassification:
+    return load_start(ModelArguments(name, num_frames=8, image_size=[48], **changes), ["a", "b"]).model.eval()
+
+
+def bar_clips(seeds: range) -> torch.Tensor:
+    """Bars that move to the right: (clips, 8, 3, 48, 48), about 0 to 1."""
+    bars = np.stack([moving_bar(1, seed, num_frames=8) for seed in seeds])
+    return torch.from_numpy(bars).permute(0, 1, 4, 2, 3).float() / 255
+
+
+@torch.no_grad()
+def class_tokens(model: Any, clips: torch.Tensor) -> torch.Tensor:
+    return model.timesformer(clips).last_hidden_state[:, 0]
+
+
+@pytest.mark.parametrize("scheme", ["divided_space_time", "axial"])
+def test_a_linear_model_tells_clips_from_their_reverse_where_the_papers_start_gives_both_the_same(
+    scheme: str, tmp_path: Path
+) -> None:
+    model = started(image_model(tmp_path), attention_type=scheme)
+    known, asked = bar_clips(range(24)), bar_clips(range(24, 40))
+    torch.testing.assert_close(class_tokens(model, asked), class_tokens(model, asked.flip(1)), rtol=1e-4, atol=1e-4)
+    start_contrast(model, known)
+    learnt, answers = ([0] * 24 + [1] * 24), ([0] * 16 + [1] * 16)
+    tokens = [class_tokens(model, torch.cat((clips, clips.flip(1)))).numpy() for clips in (known, asked)]
+    assert LogisticRegression(max_iter=2000).fit(tokens[0], learnt).score(tokens[1], answers) >= 0.9
+
+
+def test_half_of_the_heads_look_at_late_frames_and_half_at_early_ones_in_the_upper_third_alone(tmp_path: Path) -> None:
+    model = started(image_model(tmp_path))
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    start_contrast(model, bar_clips(range(24)))
+    with torch.no_grad():
+        maps = model(bar_clips(range(24, 32)), output_attentions=True).step_attentions[2]["temporal_attention"]
+    late = maps[..., 4:].sum(-1).mean(dim=(0, 2))
+    assert (late[:2] > 0.9).all() and (late[2:] < 0.1).all()
+    changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert {name for name in changed if ".layer.2.temporal_" not in name} == {"timesformer.embeddings.time_embeddings"}
+
+
+def test_queries_can_come_to_look_elsewhere(tmp_path: Path) -> None:
+    """Queries and keys that are both zero would never learn."""
+    model = started(image_model(tmp_path))
+    start_contrast(model, bar_clips(range(24)))
+    model(bar_clips(range(24, 26)), labels=torch.tensor([0, 1])).loss.backward()
+    gradient = model.timesformer.encoder.layer[2].temporal_attention.attention.qkv.weight.grad
+    assert (gradient[:48].norm(dim=1) > 0).all()
+
+
+def test_other_schemes_get_the_times_alone_and_plain_transformers_loads_what_comes_out(tmp_path: Path) -> None:
+    name, clips = image_model(tmp_path / "image"), bar_clips(range(8))
+    for scheme in ("joint_space_time", "divided_space_time"):
+        model = started(name, attention_type=scheme)
+        start_contrast(model, clips)
+        assert not torch.allclose(class_tokens(model, clips), class_tokens(model, clips.flip(1)), atol=1e-4)
+        model.save_pretrained(tmp_path / scheme)
+        plain = TimesformerForVideoClassification.from_pretrained(tmp_path / scheme).eval()
+        torch.testing.assert_close(plain(clips).logits, model(clips).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_what_it_cannot_start_is_refused_in_words(tmp_path: Path) -> None:
+    model = started(image_model(tmp_path / "one", num_attention_heads=1))
+    with pytest.raises(UserError, match="needs two attention heads"):
+        start_contrast(model, bar_clips(range(4)))
+    model = started(image_model(tmp_path / "image"))
+    with pytest.raises(UserError, match="at least two frames"):
+        start_contrast(model, bar_clips(range(4))[:, :1])
+
+
+def test_a_run_starts_so_from_an_image_model_and_leaves_the_times_of_a_checkpoint(
+    bars_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(output: str, model: str, *flags: str) -> dict[str, float]:
+        return main(["--dataset_name", str(bars_dataset), "--model_name_or_path", model, "--time_start", "contrast",
+                     "--output_dir", str(tmp_path / output), "--report_to", "none", *flags])  # fmt: skip
+
+    clips = ["--config", "linear_probe", "--image_size", "48", "--num_frames", "8"]
+    assert run("out", image_model(tmp_path / "image"), *clips)["test_top1"] == 1
+    assert "fitted to" in capsys.readouterr().out
+    run("again", str(tmp_path / "out"), "--config", "linear_probe")
+    assert "fitted to" not in capsys.readouterr().out
