@@ -48,7 +48,8 @@ def start_contrast(model: TimesformerForVideoClassification, pixel_values: torch
     if pixel_values.shape[1] < 2:
         raise UserError("--time_start contrast needs clips of at least two frames: --num_frames 8.")
     model.eval()
-    embeddings, layers = model.timesformer.embeddings, [*model.timesformer.encoder.layer]
+    embeddings = model.timesformer.embeddings
+    layers = [block for block in model.modules() if isinstance(block, TimesformerLayer)]
     moments = _moments(pixel_values.shape[1], pixel_values.device)
     embeddings.time_embeddings.zero_()
     quiet = quiet_direction(embeddings(pixel_values)[0])

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from data_prep.errors import UserError
-from finetune import run
+from finetune import probe, run
 from finetune.run import main
 from finetune.trainer import VideoTrainer
 from finetune.weights import load_checkpoint
@@ -86,6 +86,22 @@ def test_a_new_head_may_start_from_the_linear_probe_and_an_old_one_is_kept(
     capsys.readouterr()
     train(bars_dataset, tmp_path / "old", *start, model=str(started))
     assert "(chosen)" not in capsys.readouterr().out
+
+
+def test_without_validation_the_probes_strength_is_judged_on_groups_that_were_held_out(
+    bars_dataset: Path, started: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = datasets.load_from_disk(str(bars_dataset))
+    del splits["validation"]
+    splits.save_to_disk(tmp_path / "data")
+    train(tmp_path / "data", tmp_path / "out", "--config", "linear_probe", "--eval_strategy", "no", model=str(started))
+    assert capsys.readouterr().out.count("5-fold loss") == len(probe._PENALTIES)
+    groups = np.array([3, 1, 3, 2, 7, 5, 1, 9, 9, 2, 4])
+    masks = torch.stack(probe.folds(groups))
+    assert (masks.sum(0) == 1).all()  # every video is held out once
+    for group in set(groups):
+        assert masks[:, groups == group].any(1).sum() == 1  # a group in one fold
+    assert probe.folds(np.array([1, 1, 1])) == []
 
 
 def test_lora_ends_as_a_plain_checkpoint_that_predicts_what_was_measured(
