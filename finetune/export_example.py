@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_prep.errors import UserError
 from finetune.classifier import Classifier
 
 _UNIFORM = "min(i * max(count, n) // n, count - 1)"
@@ -17,7 +18,7 @@ count, n = len(shown), p["num_frames"]
 """
 _COUNT = 'count, n = sum(1 for _ in decode()), p["num_frames"]\n'
 _SHORT_SIDE = '(p["resize"]["shortest_edge"] * side // min(rgb.shape[:2]) for side in rgb.shape[:2])'
-_INTERPOLATIONS = {2: "BILINEAR", 3: "BICUBIC"}
+_INTERPOLATIONS = {0: "POINT", 1: "LANCZOS", 2: "BILINEAR", 3: "BICUBIC"}  # Pillow's number, swscale's name
 _FIXED = 'p["resize"]["height"], p["resize"]["width"]'
 
 _SCRIPT = '''"""python example.py VIDEO: its likeliest labels. Needs {needs}. Stops at the first frame that does not decode."""
@@ -25,8 +26,7 @@ import json, sys
 from pathlib import Path
 import av, numpy as np, {runtime}
 
-here = Path(__file__).parent
-p = json.loads((here / "preprocessing.json").read_text(encoding="utf-8"))
+p = json.loads(Path(__file__).with_name("preprocessing.json").read_text(encoding="utf-8"))
 
 def decode():
     with av.open(sys.argv[1], metadata_errors="ignore") as video:
@@ -43,14 +43,15 @@ def picture(frame):  # upright by its display matrix, resized, the crop in its m
 
 {count}wanted = [{wanted} for i in range(n)]
 frames = {{i: picture(frame) for i, frame in enumerate(decode()) if i in wanted}}
-clip = (np.stack([frames[i] for i in wanted]) * p["rescale"] - p["mean"]) / p["std"]
-clip = clip.transpose(0, 3, 1, 2)[None].astype(np.float32)  # (1, num_frames, 3, height, width)
+clip = ((np.stack([frames[i] for i in wanted]) * p["rescale"] - p["mean"]) / p["std"]).transpose(0, 3, 1, 2)
 {run}
 {scores}
 '''
 
-_ONNX = 'logits = onnxruntime.InferenceSession(here / {file!r}).run(None, {{"pixel_values": clip}})[0][0]'
-_TORCH = "logits = torch.export.load(here / {file!r}).module()(torch.from_numpy(clip))[0].detach().numpy()"
+_ONNX = """session = onnxruntime.InferenceSession(Path(__file__).with_name("{file}"))
+logits = session.run(None, {{"pixel_values": clip[None].astype(np.float32)}})[0][0]"""
+_TORCH = """program = torch.export.load(Path(__file__).with_name("{file}")).module()
+logits = program(torch.from_numpy(clip[None].astype(np.float32)))[0].detach().numpy()"""
 _SOFTMAX = """scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
 for i in scores.argsort()[::-1][:5]:
     print(f"{scores[i]:7.2%}  {p['labels'][i]}")"""
@@ -67,7 +68,7 @@ def preprocessing(classifier: Classifier) -> dict[str, Any]:
         "num_frames": classifier.num_frames,
         "sampling": {"strategy": sampling.strategy, "frame_stride": sampling.frame_stride, "target_fps": sampling.target_fps},
         "resize": {key: value for key, value in dict(own.size).items() if value is not None},
-        "resample": int(own.resample),  # as Pillow numbers them: 2 bilinear, 3 bicubic, both with antialiasing
+        "resample": int(own.resample),  # as Pillow numbers them: 2 bilinear, 3 bicubic, with antialiasing
         "crop": {"height": own.crop_size["height"], "width": own.crop_size["width"]},
         "rescale": own.rescale_factor,
         "mean": list(own.image_mean),
@@ -82,13 +83,15 @@ def preprocessing(classifier: Classifier) -> dict[str, Any]:
 
 def example_script(classifier: Classifier, file: str) -> str:
     """The script, with the sampling of this model and no other."""
-    is_onnx, sampling = file.endswith(".onnx"), classifier.sampling
+    is_onnx, sampling, resample = file.endswith(".onnx"), classifier.sampling, int(classifier.processor.resample)
+    if resample not in _INTERPOLATIONS:
+        raise UserError(f"the processor's resample is {resample}, for which PyAV has no name: expected one of {', '.join(map(str, _INTERPOLATIONS))}.")  # fmt: skip
     wanted = {"dense": _DENSE.format(stride=sampling.frame_stride), "segments": _SEGMENTS, "uniform": _UNIFORM}
     return _SCRIPT.format(
         needs=f"av, numpy and {'onnxruntime' if is_onnx else 'torch'}",
         runtime="onnxruntime" if is_onnx else "torch",
         size=_SHORT_SIDE if classifier.processor.size.shortest_edge else _FIXED,
-        interpolation=_INTERPOLATIONS[int(classifier.processor.resample)],
+        interpolation=_INTERPOLATIONS[resample],
         count=_AT_RATE if sampling.target_fps else _COUNT,
         wanted=f"shown[{wanted[sampling.strategy]}]" if sampling.target_fps else wanted[sampling.strategy],
         run=(_ONNX if is_onnx else _TORCH).format(file=file),

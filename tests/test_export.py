@@ -82,6 +82,11 @@ def test_an_onnx_program_of_each_other_sampling(
     check_example(checkpoint, tmp_path / "out", video, turned(video, (0, 1, 1, 0)))
 
 
+def test_the_example_stays_short(random_checkpoint: str) -> None:
+    lines = example_script(load(random_checkpoint, "cpu"), "model.onnx").splitlines()
+    assert len([line for line in lines if line and not line.startswith(('"""', "import ", "from "))]) <= 21
+
+
 @pytest.mark.parametrize("linear", ORIENTATIONS)
 def test_the_examples_pictures_are_ours_however_the_phone_was_held(
     linear: tuple[int, int, int, int], random_checkpoint: str, video: Path, monkeypatch: pytest.MonkeyPatch
@@ -89,7 +94,7 @@ def test_the_examples_pictures_are_ours_however_the_phone_was_held(
     classifier = load(random_checkpoint, "cpu")
     film = turned(video, linear)
     monkeypatch.setattr(sys, "argv", ["example.py", str(film)])
-    head, _, rest = example_script(classifier, "model.pt2").partition("\nhere = ")
+    head, _, rest = example_script(classifier, "model.pt2").partition("\np = ")
     functions = rest[rest.index("\n\ndef decode") : rest.index("\ncount")]
     scope: dict[str, Any] = {"p": preprocessing(classifier)}
     exec(head + functions, scope)
