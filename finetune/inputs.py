@@ -13,7 +13,7 @@ from pathlib import Path
 from data_prep.errors import UserError
 from data_prep.layouts.dialects import split_cells
 from data_prep.layouts.listfiles import column_roles, read_lines
-from data_prep.layouts.source import numbered_images, walk
+from data_prep.layouts.source import extension, numbered_images, walk
 from data_prep.video import EXTENSIONS
 
 _LISTS = (".csv", ".tsv", ".txt")
@@ -77,11 +77,11 @@ def _some(found: list[Input], otherwise: str) -> list[Input]:
 
 
 def _in_folder(folder: Path) -> Iterator[Input]:
-    """Also what is named like a video and is an empty folder, and folders that cannot be listed."""
+    """Also what is named like a video and is a folder without any, and folders that cannot be listed: for error rows."""
     tree = walk(folder)
     names = sorted([*tree.videos, *tree.frame_folders, *(name.rstrip("/") for name, _ in tree.rejected)])
     yield from (Input(os.path.join(folder, name)) for name in names)
-    if not names and len(numbered_images(str(folder))) >= _FEWEST_IMAGES:
+    if not names and (extension(folder.name) in EXTENSIONS or len(numbered_images(str(folder))) >= _FEWEST_IMAGES):
         yield Input(str(folder))
 
 

@@ -34,7 +34,10 @@ class Growing:
         deadline = time.monotonic() + self.patience
         while True:
             data = os.read(self.descriptor, size)
-            if data or time.monotonic() >= deadline:
+            if data:
+                return data
+            if time.monotonic() >= deadline:
+                self.patience = 0.0  # the end, after which FFmpeg asks several times more
                 return data
             time.sleep(_POLL_SECONDS)
 

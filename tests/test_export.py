@@ -58,7 +58,7 @@ def test_a_torch_program_gives_our_scores_without_us(random_checkpoint: str, vid
     assert facts["agreement"]["model.pt2"]["logits"] < 1e-4 and facts["latency_ms"].keys() == {"PyTorch", "model.pt2"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.pt2", "preprocessing.json", "example.py", "export.json"}  # fmt: skip
     assert json.loads((tmp_path / "out" / "preprocessing.json").read_text())["labels"] == load(random_checkpoint).labels
-    check_example(random_checkpoint, tmp_path / "out", video, turned(video, (0, 1, -1, 0)))
+    check_example(random_checkpoint, tmp_path / "out", turned(video, (0, 1, -1, 0)))
     with pytest.raises(UserError, match="exists"):
         main([random_checkpoint, str(tmp_path / "out"), "--format", "torch_export"])
 

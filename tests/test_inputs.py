@@ -92,6 +92,7 @@ def test_nothing_under_a_folder_is_passed_over_in_silence(folder: Path) -> None:
     (folder / "b" / "up").symlink_to(folder, target_is_directory=True)
     expected = ["a/10.MOV", "a/2.mp4", "a/empty.mp4", "b/1.webm", "frames", "linked/1.webm"]
     assert [name for name in names(folder, find_inputs([str(folder)])) if "/up/" not in name] == expected
+    assert names(folder, find_inputs([str(folder / "a" / "*.mp4")])) == ["a/2.mp4", "a/empty.mp4"]
 
 
 def test_a_folder_of_numbered_images_is_a_video_itself(folder: Path) -> None:
