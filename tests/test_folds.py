@@ -21,7 +21,7 @@ from finetune.output import write_json
 
 @pytest.fixture
 def folded(bars: Path, tmp_path: Path) -> Path:
-    data_prep([str(bars), str(tmp_path / "data"), "--folds", "2", "--num_proc", "1", "--no_duplicates"])
+    data_prep([str(bars), str(tmp_path / "data"), "--folds", "3", "--num_proc", "1", "--no_duplicates"])
     return tmp_path / "data"
 
 
@@ -93,11 +93,11 @@ def test_a_run_for_each_fold_and_finished_ones_are_kept(
     out = tmp_path / "out"
     command = ["--dataset_name", str(folded), "--output_dir", str(out), *FAST, "--max_steps", "2"]
     found = folds.main(command)
-    assert found["num_videos"] == 40 and len(found["folds"]["test_top1"]["values"]) == 2
+    assert found["num_videos"] == 40 and len(found["folds"]["test_top1"]["values"]) == 3
     assert np.sum(found["confusion_matrix"]) == 40 and (out / "confusion_matrix.png").is_file()
     assert json.loads((out / "folds.json").read_text()) == found
     finished = (out / "fold_0" / "model.safetensors").stat().st_mtime_ns
     capfd.readouterr()
     assert folds.main(command) == found
-    assert "fold 1: finished before" in capfd.readouterr().out
+    assert "fold 2: finished before" in capfd.readouterr().out
     assert (out / "fold_0" / "model.safetensors").stat().st_mtime_ns == finished
