@@ -6,8 +6,10 @@ import hashlib
 import os
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from data_prep.labeled import LabeledVideo
 from data_prep.limits import MAX_INDEX_BYTES, MAX_MISSING_BYTES, MAX_STORED_BYTES, MAX_WORKER_BYTES, VideoError
 from data_prep.measure import Measure, VideoInfo, frames_of_span, irregular_times
 from data_prep.video import VideoFile, index_video, open_video, shrunk
+
+T = TypeVar("T")
 
 _UNKNOWN_FRAME_RATE = 25.0  # 1/s, of pictures whose times nobody knows
 _HDR_TRANSFERS = (16, 18)  # PQ and HLG, in the numbers of ITU-T H.273, table 3
@@ -105,16 +109,10 @@ def scan_video(video: LabeledVideo, key: str, storing: Storing) -> tuple[Scanned
 def _scan(video: LabeledVideo, key: str, storing: Storing) -> tuple[Scanned, Pictures]:
     fingerprint = Fingerprint()
     brightness: list[float] = []
-    decode_seconds = 0.0
+    decoding = _Stopwatch()
     with open_video(video.path, storing.time_limit, indexing=storing.store == "files") as opened:
         measure, pictures = Measure(opened), _keeper(storing, opened.fps)
-        frames = frames_of_span(opened, video.span)
-        while True:
-            before = time.thread_time()
-            frame = next(frames, None)
-            decode_seconds += time.thread_time() - before
-            if frame is None:
-                break
+        for frame in decoding.of_each(frames_of_span(opened, video.span)):
             measure.add(frame)
             seconds = _seconds(frame, opened.fps)
             if fingerprint.wants(seconds):
@@ -141,10 +139,25 @@ def _scan(video: LabeledVideo, key: str, storing: Storing) -> tuple[Scanned, Pic
         stored_bytes=sum(map(len, kept.frames or ())) + len(kept.video or b""),
         digest=digest if video.span is None else f"{digest} {video.span}",
         brightness=float(np.mean(brightness)) if brightness else None,
-        decode_seconds=decode_seconds,
+        decode_seconds=decoding.seconds,
         hdr=hdr,
     )
     return scanned, kept
+
+
+class _Stopwatch:
+    """Adds up the CPU time, in s, that items take to come."""
+
+    seconds = 0.0
+
+    def of_each(self, items: Iterator[T]) -> Iterator[T]:
+        while True:
+            before = time.thread_time()
+            item = next(items, None)
+            self.seconds += time.thread_time() - before
+            if item is None:
+                return
+            yield item
 
 
 def _without_its_end(source: VideoInfo, opened: VideoFile | FrameFolder, video: LabeledVideo) -> VideoInfo:

@@ -48,7 +48,7 @@ def load(name: str, device: str | None = None, dtype: str = "float32", revision:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
     merge_linear_maps(model)
-    return Classifier(model, processor, DTYPES[dtype])
+    return Classifier(model, processor, DTYPES[dtype], name, revision)
 
 
 def default_device() -> str:
@@ -91,6 +91,8 @@ class Classifier:
     model: TimesformerForVideoClassification
     processor: TimesformerVideoProcessor
     dtype: torch.dtype = torch.float32
+    name: str = ""  # what it was loaded from
+    revision: str = "main"
 
     @property
     def labels(self) -> list[str]:

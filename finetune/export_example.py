@@ -4,59 +4,61 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_prep.errors import UserError
 from finetune.classifier import Classifier
-from finetune.sampling import Sampling
 
-_UNIFORM = "wanted = [min(i, count - 1) if count < {n} else i * count // {n} for i in range({n})]"
-_SEGMENTS = "wanted = [min(i, count - 1) if count < {n} else (i * count // {n} + (i + 1) * count // {n} - 1) // 2 for i in range({n})]"
-_DENSE = "wanted = [min(max(0, count - {span}) // 2 + {stride} * i, count - 1) for i in range({n})]"
-_AT_RATE = """times, hair = np.array([frame.time for frame in decode()]), {hair}
-shown = np.searchsorted(times - times[0], np.arange(int((times[-1] - times[0] + hair) * {rate}) + 1) / {rate} + hair, "right") - 1
-count = len(shown)
+_UNIFORM = "min(i * max(count, n) // n, count - 1)"
+_SEGMENTS = "min((i * max(count, n) // n + (i + 1) * max(count, n) // n - 1) // 2, count - 1)"
+_DENSE = "min(max(0, count - (n - 1) * {stride} - 1) // 2 + {stride} * i, count - 1)"
+_AT_RATE = """times, rate = np.array([frame.time for frame in decode()]), p["sampling"]["target_fps"]
+assert (np.diff(times) > 0).all(), "its frames carry no rising times"
+times, hair = times - times[0], min(1e-3, 0.1 / rate)  # containers round times
+shown = np.searchsorted(times, np.arange(int((times[-1] + hair) * rate) + 1) / rate + hair, "right") - 1
+count, n = len(shown), p["num_frames"]
 """
-_COUNT = "count = sum(1 for _ in decode())\n"
+_COUNT = 'count, n = sum(1 for _ in decode()), p["num_frames"]\n'
+_SHORT_SIDE = '(p["resize"]["shortest_edge"] * side // min(rgb.shape[:2]) for side in rgb.shape[:2])'
+_INTERPOLATIONS = {0: "POINT", 1: "LANCZOS", 2: "BILINEAR", 3: "BICUBIC"}  # Pillow's number, swscale's name
+_FIXED = 'p["resize"]["height"], p["resize"]["width"]'
 
-_SCRIPT = '''"""python example.py VIDEO: its likeliest labels. Needs {needs}."""
+_SCRIPT = '''"""python example.py VIDEO: its likeliest labels. Needs {needs}. Stops at the first frame that does not decode."""
 import json, sys
 from pathlib import Path
-import av
-import numpy as np
-from PIL import Image
-{imports}
-here = Path(__file__).parent
-p = json.loads((here / "preprocessing.json").read_text(encoding="utf-8"))
+import av, numpy as np, {runtime}
+
+p = json.loads(Path(__file__).with_name("preprocessing.json").read_text(encoding="utf-8"))
 
 def decode():
     with av.open(sys.argv[1], metadata_errors="ignore") as video:
-        yield from video.decode(video=0)
+        yield from video.decode(video.streams.best("video"))
 
-def picture(frame):  # upright, resized, its centre: uint8 (height, width, 3)
-    image = frame.to_image().rotate(frame.rotation, expand=True)
-    (w, h), size, crop = image.size, p["resize"], p["crop"]
-    if "shortest_edge" in size:
-        s = size["shortest_edge"]
-        h, w = (s, s * w // h) if h <= w else (s * h // w, s)
-    else:
-        h, w = size["height"], size["width"]
-    top, left = round((h - crop["height"]) / 2), round((w - crop["width"]) / 2)
-    image = image.resize((w, h), p["resample"])
-    return np.asarray(image.crop((left, top, left + crop["width"], top + crop["height"])))
+def picture(frame):  # upright by its display matrix, resized, the crop in its middle: uint8 (height, width, 3)
+    matrix = np.frombuffer(frame.side_data.get("DISPLAYMATRIX", 65536 * np.eye(3, dtype="i4")), "i4")
+    a, b, _, c, d = np.sign(np.rint(matrix[:5] / 65536)).astype(int)
+    rgb = frame.to_ndarray(format="rgb24")
+    rgb = np.ascontiguousarray(rgb[::d, ::a] if a else rgb.swapaxes(0, 1)[::b, ::c])
+    (h, w), crop = {size}, p["crop"]
+    rgb = av.VideoFrame.from_ndarray(rgb).reformat(w, h, interpolation="{interpolation}").to_ndarray()
+    return rgb[(h - crop["height"]) // 2 :, (w - crop["width"]) // 2 :][: crop["height"], : crop["width"]]
 
-{count}{wanted}
-frames = {{i: picture(frame) for i, frame in enumerate(decode()) if i in set(wanted)}}
-clip = (np.stack([frames[i] for i in wanted]) * p["rescale"] - p["mean"]) / p["std"]
-pixel_values = clip.transpose(0, 3, 1, 2)[None].astype(np.float32)  # (1, num_frames, 3, height, width)
+{count}wanted = [{wanted} for i in range(n)]
+frames = {{i: picture(frame) for i, frame in enumerate(decode()) if i in wanted}}
+clip = ((np.stack([frames[i] for i in wanted]) * p["rescale"] - p["mean"]) / p["std"]).transpose(0, 3, 1, 2)
 {run}
-scores = {scores}
-for i in scores.argsort()[::-1][:5]:
-    print(f"{{scores[i]:7.2%}}  {{p['labels'][i]}}")
+{scores}
 '''
 
-_ONNX = "logits = onnxruntime.InferenceSession(here / {file!r}).run(None, {{'pixel_values': pixel_values}})[0][0]"
-_TORCH = """with torch.no_grad():
-    logits = torch.export.load(here / {file!r}).module()(torch.from_numpy(pixel_values))[0].numpy()"""
-_SOFTMAX = "np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()"
-_SIGMOID = "1 / (1 + np.exp(-logits))"
+_ONNX = """session = onnxruntime.InferenceSession(Path(__file__).with_name("{file}"))
+logits = session.run(None, {{"pixel_values": clip[None].astype(np.float32)}})[0][0]"""
+_TORCH = """program = torch.export.load(Path(__file__).with_name("{file}")).module()
+logits = program(torch.from_numpy(clip[None].astype(np.float32)))[0].detach().numpy()"""
+_SOFTMAX = """scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+for i in scores.argsort()[::-1][:5]:
+    print(f"{scores[i]:7.2%}  {p['labels'][i]}")"""
+_SIGMOID = """scores = 1 / (1 + np.exp(-logits))
+for rank, i in enumerate(scores.argsort()[::-1]):
+    if rank < 5 or scores[i] >= p["thresholds"][i]:
+        print(f"{scores[i]:7.2%}  {p['labels'][i]}{' (given)' if scores[i] >= p['thresholds'][i] else ''}")"""
 
 
 def preprocessing(classifier: Classifier) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def preprocessing(classifier: Classifier) -> dict[str, Any]:
         "num_frames": classifier.num_frames,
         "sampling": {"strategy": sampling.strategy, "frame_stride": sampling.frame_stride, "target_fps": sampling.target_fps},
         "resize": {key: value for key, value in dict(own.size).items() if value is not None},
-        "resample": int(own.resample),  # as Pillow numbers them: 2 bilinear, 3 bicubic, both with antialiasing
+        "resample": int(own.resample),  # as Pillow numbers them: 2 bilinear, 3 bicubic, with antialiasing
         "crop": {"height": own.crop_size["height"], "width": own.crop_size["width"]},
         "rescale": own.rescale_factor,
         "mean": list(own.image_mean),
@@ -75,28 +77,23 @@ def preprocessing(classifier: Classifier) -> dict[str, Any]:
         "layout": "batch, num_frames, channels, height, width; float32",
         "scores": "sigmoid" if classifier.is_multi_label else "softmax",
         "labels": classifier.labels,
+        "thresholds": None if classifier.thresholds is None else classifier.thresholds.tolist(),  # of scores that are given
     }  # fmt: skip
 
 
 def example_script(classifier: Classifier, file: str) -> str:
     """The script, with the sampling of this model and no other."""
-    is_onnx = file.endswith(".onnx")
+    is_onnx, sampling, resample = file.endswith(".onnx"), classifier.sampling, int(classifier.processor.resample)
+    if resample not in _INTERPOLATIONS:
+        raise UserError(f"the processor's resample is {resample}, for which PyAV has no name: expected one of {', '.join(map(str, _INTERPOLATIONS))}.")  # fmt: skip
+    wanted = {"dense": _DENSE.format(stride=sampling.frame_stride), "segments": _SEGMENTS, "uniform": _UNIFORM}
     return _SCRIPT.format(
-        needs=f"{'onnxruntime' if is_onnx else 'torch'}, av, numpy and pillow",
-        imports="import onnxruntime" if is_onnx else "import torch",
-        count=_AT_RATE.format(rate=classifier.sampling.target_fps, hair=min(1e-3, 0.1 / classifier.sampling.target_fps))
-        if classifier.sampling.target_fps
-        else _COUNT,
-        wanted=_wanted(classifier.sampling, classifier.num_frames),
+        needs=f"av, numpy and {'onnxruntime' if is_onnx else 'torch'}",
+        runtime="onnxruntime" if is_onnx else "torch",
+        size=_SHORT_SIDE if classifier.processor.size.shortest_edge else _FIXED,
+        interpolation=_INTERPOLATIONS[resample],
+        count=_AT_RATE if sampling.target_fps else _COUNT,
+        wanted=f"shown[{wanted[sampling.strategy]}]" if sampling.target_fps else wanted[sampling.strategy],
         run=(_ONNX if is_onnx else _TORCH).format(file=file),
         scores=_SIGMOID if classifier.is_multi_label else _SOFTMAX,
     )
-
-
-def _wanted(sampling: Sampling, num_frames: int) -> str:
-    if sampling.strategy == "dense":
-        span = (num_frames - 1) * sampling.frame_stride + 1
-        line = _DENSE.format(n=num_frames, span=span, stride=sampling.frame_stride)
-    else:
-        line = (_SEGMENTS if sampling.strategy == "segments" else _UNIFORM).format(n=num_frames)
-    return line + ("\nwanted = [int(shown[i]) for i in wanted]" if sampling.target_fps else "")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import UserError
-from data_prep.images import IMAGE_EXTENSIONS
 from data_prep.layouts.dialects import split_cells
 from data_prep.layouts.listfiles import column_roles, read_lines
+from data_prep.layouts.source import extension, numbered_images, walk
 from data_prep.video import EXTENSIONS
 
 _LISTS = (".csv", ".tsv", ".txt")
@@ -29,20 +29,27 @@ class Input:
 
 
 def find_inputs(texts: Iterable[str]) -> list[Input]:
-    """In their order, each path once. A missing file stays, for its error row. Raises `UserError` where nothing is meant.
+    """In their order, each path once. What is missing or cannot be read stays, for its error row. Raises `UserError`
+    where nothing is meant, and where a path comes twice with two labels.
 
-    A folder stands for the videos under it, sorted, and for the folders of images that are videos. A glob, for what it
-    matches, of a folder likewise. A list (.csv, .tsv, .txt: path and optionally label, with a header or without), for its
-    paths, which start at the list's folder. `-`, for the paths on standard input, one a line.
+    A folder stands for the videos under it, sorted, and for the folders of numbered images that are videos; links are
+    followed. A glob, for what it matches, of a folder likewise. A list (.csv, .tsv, .txt: path and optionally label, with
+    a header or without), for its paths, which start at the list's folder. `-`, for the paths on standard input, one a line.
     """
     found: dict[str, Input] = {}
     for text in texts:
         for one in _meant_by(text):
-            found.setdefault(one.path, one)
+            before = found.get(one.path)
+            if before is None or before.label is None:
+                found[one.path] = one
+            elif one.label not in (None, before.label):
+                raise UserError(f"{one.path} has two labels, {before.label!r} and {one.label!r}: leave one out.")
     return list(found.values())
 
 
 def _meant_by(text: str) -> Iterable[Input]:
+    if not text:  # which a shell makes of a variable that is not set, and Python of a Path the folder it is in
+        raise UserError("an INPUT is empty, expected a file, a folder, a glob or a list.")
     path = Path(text)
     if text == "-":
         if isinstance(sys.stdin, io.TextIOWrapper):  # names of files are bytes, which need not be UTF-8
@@ -70,14 +77,12 @@ def _some(found: list[Input], otherwise: str) -> list[Input]:
 
 
 def _in_folder(folder: Path) -> Iterator[Input]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        shown = sorted(name for name in names if not name.startswith("."))
-        videos = [name for name in shown if os.path.splitext(name)[1].lower() in EXTENSIONS]
-        images = sum(os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS for name in shown)
-        yield from (Input(os.path.join(parent, name)) for name in videos)
-        if not videos and images >= _FEWEST_IMAGES:
-            yield Input(parent)
+    """Also what is named like a video and is a folder without any, and folders that cannot be listed: for error rows."""
+    tree = walk(folder)
+    names = sorted([*tree.videos, *tree.frame_folders, *(name.rstrip("/") for name, _ in tree.rejected)])
+    yield from (Input(os.path.join(folder, name)) for name in names)
+    if not names and (extension(folder.name) in EXTENSIONS or len(numbered_images(str(folder))) >= _FEWEST_IMAGES):
+        yield Input(str(folder))
 
 
 def _in_list(path: Path) -> Iterator[Input]:

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from data_prep.errors import UserError, printable
+from data_prep.errors import UserError
 from data_prep.limits import VideoError
 from data_prep.video import open_stream
 from finetune.classifier import Classifier
+from finetune.rows import named
 from finetune.timeline import UNKNOWN_FRAME_RATE, clock, score_windows
 from finetune.windows import slide_for
 
@@ -33,7 +34,10 @@ class Growing:
         deadline = time.monotonic() + self.patience
         while True:
             data = os.read(self.descriptor, size)
-            if data or time.monotonic() >= deadline:
+            if data:
+                return data
+            if time.monotonic() >= deadline:
+                self.patience = 0.0  # the end, after which FFmpeg asks several times more
                 return data
             time.sleep(_POLL_SECONDS)
 
@@ -85,8 +89,5 @@ def _without_history(video: Any) -> Iterator[Any]:
 def _line(row: dict[str, Any], form: str) -> str:
     if form == "jsonl":
         return json.dumps(row)
-    named = ", ".join(
-        f"{printable(one['label'])} {one['score']:.0%}{' (given)' if one.get('given') else ''}"
-        for one in row["predictions"]
-    )
-    return f"{clock(row['start'])}  {clock(row['end'])}  {named}"
+    predictions = ", ".join(f"{one['score']:.0%} {named(one)}" for one in row["predictions"])
+    return f"{clock(row['start'])}  {clock(row['end'])}  {predictions}"

@@ -35,9 +35,12 @@ class ClipReader:
     def read(self, source: Input) -> ReadVideo:
         try:
             frames = probe_and_read(source.path, self._choose)[1]
-        except (VideoError, ValueError, MemoryError) as error:
-            reason = "does not fit into memory" if isinstance(error, MemoryError) else str(error)
-            return ReadVideo(source, None, printable(reason))
+        except (VideoError, ValueError) as error:
+            return ReadVideo(source, None, printable(str(error)))
+        except MemoryError:
+            return ReadVideo(source, None, "does not fit into memory")
+        except OSError as error:  # a file that goes while it is read
+            return ReadVideo(source, None, printable(f"cannot be read: {error.strerror or type(error).__name__}"))
         return ReadVideo(source, frames.reshape(-1, self.num_frames, *frames.shape[1:]))
 
     def _choose(self, num_frames: int, fps: float | None, times: Sequence[float] | None) -> list[int]:

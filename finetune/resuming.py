@@ -28,13 +28,17 @@ def settings_of(classifier: Classifier, ask: Ask) -> Settings:
 
 
 def digest(classifier: Classifier) -> str:
-    """Names a checkpoint by its weights, its labels and what it does to a video, wherever it lies."""
+    """Names a checkpoint by the weights in its file, its labels and what it does to a video, wherever it lies."""
     from finetune.export_example import preprocessing
+    from finetune.weights import load_checkpoint
 
     found = hashlib.blake2b(json.dumps(preprocessing(classifier)).encode(), digest_size=16)
-    for name, weight in sorted(classifier.model.state_dict().items()):
-        if "output.dense" not in name:  # `load` multiplies these, and the last bit of that is the machine's
-            found.update(weight.float().cpu().contiguous().numpy().tobytes())
+    model, _ = load_checkpoint(
+        classifier.name, classifier.revision
+    )  # `classifier.model` holds products of some weights
+    for name, weight in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(weight.contiguous().numpy().tobytes())
     return found.hexdigest()
 
 

@@ -25,12 +25,14 @@ APPENDED = ("jsonl", "csv")  # a line, or some, for each video: written as it is
 def as_table(row: Row) -> str:
     known = f"  (is {printable(row['true_label'])})" if "true_label" in row else ""
     lines = [printable(row["video"]) + known]
-    lines += [
-        f"  {one['score']:7.2%}  {printable(one['label'])}{'  (given)' if one.get('given') else ''}"
-        for one in row.get("predictions", ())
-    ]
+    lines += [f"  {one['score']:7.2%}  {named(one)}" for one in row.get("predictions", ())]
     lines += [f"  error: {row['error']}"] if "error" in row else []
     return "\n".join(lines) + "\n"
+
+
+def named(prediction: dict[str, Any]) -> str:
+    """Its label for a terminal; of several labels per video those that are given say so."""
+    return printable(prediction["label"]) + (" (given)" if prediction.get("given") else "")
 
 
 def as_jsonl(row: Row) -> str:
@@ -138,6 +140,8 @@ def _read_jsonl(output: Path, text: str) -> list[Row]:
 def _read_csv(output: Path, text: str) -> list[Row]:
     whole = text[: text.rfind("\n") + 1]
     lines = list(csv.reader(io.StringIO(whole, newline="")))
+    if len(lines) > 1 and len(lines[-1]) < len(_CSV_COLUMNS):  # torn within a name that holds a line break
+        lines.pop()
     if not lines or tuple(lines[0]) != _CSV_COLUMNS or any(len(line) != len(_CSV_COLUMNS) for line in lines):
         raise not_ours(output)
     rows: dict[str, Row] = {}

@@ -36,6 +36,7 @@ from finetune.clip import ClipMaker, Clips
 from finetune.contract import measured_clips
 from finetune.dataset import Splits, load_splits, stream_splits
 from finetune.demo import prepare_demo
+from finetune.evaluation import Evaluation
 from finetune.hub import check_login, push
 from finetune.interruption import Interrupted
 from finetune.metrics import compute_metrics
@@ -93,10 +94,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         folder.finish()
         print_next_commands(settings, splits, metrics, time.monotonic() - started)
         if hub_model_id:
-            clips = measured_clips(evaluation, trainer.train_dataset.maker, training_args.bf16 or training_args.fp16)
-            url = push(Path(training_args.output_dir), hub_model_id, training_args.hub_private_repo, clips)
-            print(f"pushed to {url}")
+            share(trainer, evaluation, hub_model_id)
     return metrics
+
+
+def share(trainer: VideoTrainer, evaluation: Evaluation | None, hub_model_id: str) -> None:
+    """Pushes what the run has written, where plain transformers predicts with it what was measured."""
+    args = trainer.args
+    clips = measured_clips(evaluation, trainer.train_dataset.maker, args.bf16 or args.fp16)
+    url = push(Path(args.output_dir), hub_model_id, args.hub_private_repo, clips)
+    print(f"pushed to {url}")
 
 
 def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: RunFolder, start: Start) -> None:

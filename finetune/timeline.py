@@ -100,21 +100,26 @@ def make_timeline(
                 scores.append(found)
     except (VideoError, ValueError) as error:
         raise UserError(f"{video}: {error}.") from error
-    if not starts:
+    if seen.num_frames == 0:
         raise UserError(f"{video}: no frame decodes.")
+    if seen.num_frames == 1:
+        raise UserError(f"{video}: has only one frame: it is a picture, not a video.")
+    if not starts:  # a dense clip lies in the middle of its window
+        raise UserError(f"{video}: lasts {seen.seconds:.2f} s, too short for a window of {window_seconds:g} s: pass a smaller --window_seconds.")  # fmt: skip
     smooth = mean_over_windows(np.array(starts), torch.cat(scores).numpy(), window_seconds, stride_seconds)
     return Timeline(classifier.labels, stride_seconds, seen.seconds, smooth, classifier.thresholds)
 
 
 class _Seen:
-    """Passes frames on, under the limits of a file, and knows the time reached."""
+    """Passes frames on, under the limits of a file, and knows how many they were and the time reached."""
 
     def __init__(self, progress: Callable[[float], Any]):
-        self.progress, self.seconds = progress, 0.0
+        self.progress, self.seconds, self.num_frames = progress, 0.0, 0
 
     def frames(self, video: Any) -> Iterator[Any]:
         for frame in video:
-            if frame.index >= MAX_FRAMES:
+            self.num_frames = frame.index + 1
+            if self.num_frames > MAX_FRAMES:
                 raise VideoError(f"has more than {MAX_FRAMES} frames")
             if frame.seconds is not None:
                 if frame.seconds > MAX_DURATION_SECONDS:
@@ -174,10 +179,24 @@ def run(options: argparse.Namespace, classifier: Classifier) -> list[dict[str, A
             lambda seconds: progress.update(int(seconds) - progress.n),
         )  # fmt: skip
     segments = timeline.segments(options.min_score)
+    for note in notes(timeline, segments, options.window_seconds, options.min_score):
+        print(f"{printable(video)}: {note}", file=sys.stderr)
     write_text(options.output, as_text(timeline, segments, video, options.format))
     if options.picture is not None:
         plot_timeline(timeline, segments, options.picture)
     return [asdict(one) for one in segments]
+
+
+def notes(timeline: Timeline, segments: list[Segment], window_seconds: float, min_score: float) -> list[str]:
+    """What a reader of the segments would wonder about."""
+    found = []
+    if timeline.duration < window_seconds:
+        found.append(f"lasts {timeline.duration:.2f} s, less than a window of {window_seconds:g} s, which its last frame fills")  # fmt: skip
+    if not timeline.given().any():
+        found.append("no segment: no label reaches its threshold")
+    elif not segments:
+        found.append(f"no segment: none has a score of {min_score:g} or more")
+    return found
 
 
 def as_text(timeline: Timeline, segments: list[Segment], video: str, form: str) -> str:

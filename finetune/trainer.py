@@ -1,9 +1,7 @@
-"""The one Trainer subclass, as thin as it can be."""
+"""The one Trainer that trains here, as thin as it can be."""
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from data_prep.workers import available_cores
 from finetune.batch import normalise
-from finetune.checkpoints import STAGING, TRAINING_WEIGHTS, publish, publish_files, remove_old
 from finetune.clip import IGNORED, Clips
 from finetune.ema import MovingAverage
 from finetune.first_batch import plot_batch
@@ -30,19 +26,19 @@ from finetune.mixing import Mixing
 from finetune.modeling import MULTI_LABEL
 from finetune.optimizer import milestone_schedule, parameter_groups
 from finetune.sampler import VideoSampler
+from finetune.saving import SavingTrainer
 from finetune.stream import StreamedClips
 from finetune.watch import Pace, wait_remedy
 
 _WAIT_WARNING = 0.1  # share of the time
 
 
-class VideoTrainer(Trainer):
+class VideoTrainer(SavingTrainer):
     """transformers' Trainer for uint8 clips, which it normalises on the device, learning as `LearningArguments` say.
 
-    It logs the share of time that steps waited for data (`data_wait`), clips a second and the time left, keeps which
-    videos could not be read (`unreadable`, {video_id: reason}), leaves checkpoints complete or absent, and the model card
-    to `finetune.card`. Everything random is a function of the seed and of the epoch or step, so that a run which was
-    stopped and resumed ends with the weights of one that was not.
+    It logs the share of time that steps waited for data (`data_wait`), clips a second and the time left, and keeps which
+    videos could not be read (`unreadable`, {video_id: reason}). Everything random is a function of the seed and of the
+    epoch or step, so that a run which was stopped and resumed ends with the weights of one that was not.
     """
 
     def __init__(
@@ -55,9 +51,8 @@ class VideoTrainer(Trainer):
     ):
         self.learning, self.pace, self.store = learning or LearningArguments(), Pace(), store
         self.unreadable: dict[str, str] = {}
-        self.average: MovingAverage | None = None
         self.interruption = Interruption()
-        self._warned = self._pictured = self._staging = False
+        self._warned = self._pictured = False
         self.batch_of_step = 0  # of the optimizer step under way
         self.sampler: VideoSampler | None = None
         self.optimizer: Any
@@ -223,72 +218,6 @@ class VideoTrainer(Trainer):
             yield
         finally:
             self.args.dataloader_drop_last = drop_last
-
-    # Checkpoints
-
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        uses_weights = self.control.should_evaluate or self.control.should_save
-        averaged = self.average.in_place() if self.average is not None and uses_weights else contextlib.nullcontext()
-        with averaged:
-            super()._maybe_log_save_evaluate(*args, **kwargs)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        """Where Trainer writes and looks for checkpoints."""
-        return str(Path(self.args.output_dir) / STAGING) if self._staging else self.args.output_dir
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Trainer's, written elsewhere and given its name when it is complete."""
-        with self._staged() as staging:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            self._complete_checkpoint(staging / f"checkpoint-{self.state.global_step}")
-
-    def _complete_checkpoint(self, staged: Path) -> None:
-        output_dir = Path(self.args.output_dir)
-        best = output_dir / f"checkpoint-{self.state.best_global_step}"
-        if best.name == staged.name or best.is_dir():
-            self.state.best_model_checkpoint = str(best)
-        if not self.args.should_save:
-            return
-        self.state.save_to_json(str(staged / "trainer_state.json"))
-        if self.average is not None:
-            save_file(self.average.training_weights(), staged / TRAINING_WEIGHTS)
-        publish(staged, output_dir / staged.name)
-        remove_old(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
-
-    @contextmanager
-    def _staged(self) -> Iterator[Path]:
-        """A folder of the run for what is being written; leaves when all processes have."""
-        staging = Path(self.args.output_dir) / STAGING
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._staging = True
-        try:
-            yield staging
-        finally:
-            self._staging = False
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.average is not None:
-            self.average = MovingAverage(self.model, self.learning.ema_decay)
-            self.average.load(load_file(Path(resume_from_checkpoint) / TRAINING_WEIGHTS))
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Trainer's; in the run's own folder each file appears whole."""
-        if output_dir is not None:
-            return super().save_model(output_dir, _internal_call)
-        with self._staged() as staging:
-            super().save_model(str(staging), _internal_call)
-            if self.args.should_save:
-                publish_files(staging, Path(self.args.output_dir))
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: Trainer's card would overwrite ours."""
 
 
 class _Follow(TrainerCallback):

@@ -45,6 +45,25 @@ def encode(path: Path, frames: np.ndarray, rate: int = 10, codec: str = "libx264
     return path
 
 
+# All eight ways in which a phone may hold its picture: the linear part (a, b, c, d) of a display matrix.
+ORIENTATIONS = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0), (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)]  # fmt: skip
+
+
+def turned(path: Path, linear: tuple[int, int, int, int]) -> Path:
+    """The mp4 with another display matrix (a b u, c d v, x y w) in its track header (ISO 14496-12, 8.3.2)."""
+    with av.open(str(path)) as container:
+        width, height = container.streams.video[0].width, container.streams.video[0].height
+    a, b, c, d = linear
+    shift = (width * (a < 0) + height * (c < 0), width * (b < 0) + height * (d < 0))
+    values = [value << 16 for value in (a, b, 0, c, d, 0, *shift)] + [1 << 30]
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    data[start : start + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in values)
+    new = path.with_name(f"{path.stem}_turned.mp4")
+    new.write_bytes(data)
+    return new
+
+
 def spoiled_mjpeg(path: Path) -> Path:
     """A film of 12 pictures, the sixth of which does not decode."""
     encode(path, gray_ramp(), rate=25, codec="mjpeg", pix_fmt="yuvj420p")

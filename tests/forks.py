@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,12 @@ from typing import NoReturn
 
 
 class Forks:
-    """`environment` is that of the imports: what a library reads only then is the same for every command."""
+    """`environment` is that of the imports: what a library reads only then is the same for every command.
+
+    A command that takes more than `seconds` is ended, and raises `TimeoutError` with what it had said.
+    """
+
+    seconds = 600
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -41,12 +47,16 @@ class Forks:
                 (arguments, env, [f"{name}/{number}.out", f"{name}/{number}.err"])
                 for number, (arguments, env) in enumerate(zip(commands, environments))
             ]
-            print(json.dumps([str(cwd), asked]), file=self._process.stdin, flush=True)
+            print(json.dumps([str(cwd), self.seconds, asked]), file=self._process.stdin, flush=True)
             codes = json.loads(self._process.stdout.readline())
-            return [
+            done = [
                 subprocess.CompletedProcess(arguments, code, *(Path(stream).read_text() for stream in streams))
                 for (arguments, _, streams), code in zip(asked, codes)
             ]
+        for one in done:
+            if one.returncode == -signal.SIGALRM:
+                raise TimeoutError(f"{one.args} took more than {self.seconds} s: {one.stdout} {one.stderr}")
+        return done
 
     def close(self) -> None:
         self._process.communicate()
@@ -55,12 +65,13 @@ class Forks:
 def _serve() -> None:
     """Returns in no fork, and here after the last command."""
     for line in sys.stdin:
-        cwd, asked = json.loads(line)
-        children = [os.fork() or _become(arguments, cwd, env, streams) for arguments, env, streams in asked]
+        cwd, seconds, asked = json.loads(line)
+        children = [os.fork() or _become(arguments, cwd, seconds, env, streams) for arguments, env, streams in asked]
         print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
 
 
-def _become(arguments: list[str], cwd: str, env: dict[str, str], streams: list[str]) -> NoReturn:
+def _become(arguments: list[str], cwd: str, seconds: int, env: dict[str, str], streams: list[str]) -> NoReturn:
+    signal.alarm(seconds)  # which nothing here handles: it ends the process
     for number, path in enumerate((os.devnull, *streams)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
     os.chdir(cwd)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,7 +100,7 @@ def test_every_video_is_dealt_to_some_process_and_none_has_less_to_do() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_numbers_of_one(model: Path, bars_dataset: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_numbers_of_one(model: Path, bars_dataset: Path, tmp_path: Path, forks: Forks) -> None:
     """Of seven videos, so that one is read twice, and counted once."""
     loaded = datasets.load_from_disk(str(bars_dataset))
     datasets.DatasetDict({"test": loaded["test"].select(range(7))}).save_to_disk(str(tmp_path / "seven"))
@@ -111,10 +110,15 @@ def test_two_processes_give_the_numbers_of_one(model: Path, bars_dataset: Path, 
         for numbers, table in outputs
     ]  # fmt: skip
     evaluate(commands[0])
-    torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", "-m", "finetune.evaluate"]  # fmt: skip
-    done = subprocess.run([*torchrun, *commands[1]], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("test_top1") == 1
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks = [
+        {**env, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"
+    ]  # what torchrun starts (test_resume.py runs it)
+    both = forks.run_together([["-m", "finetune.evaluate", *commands[1]]] * 2, tmp_path, ranks)
+    assert [process.returncode for process in both] == [0, 0], both[0].stderr + both[1].stderr
+    assert [process.stdout.count("test_top1") for process in both] == [1, 0]
     (one, one_csv), (two, two_csv) = outputs
     assert [row["video_id"] for row in read(one_csv)] == [row["video_id"] for row in read(two_csv)]
     assert sum(row["view"] == "mean" for row in read(two_csv)) == 7

@@ -74,11 +74,36 @@ def test_a_glob_of_folders_stands_for_the_videos_in_them(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("one", "holds no videos"), ("*.xyz", "matches no file"), ("empty.csv", "names no video"), ("bad.csv", "line 2: path is empty"), ("quote.csv", "line 1: its quotes")],
+    [("one", "holds no videos"), ("two.csv", "a/2.mp4 has two labels, 'jump' and 'run'"), ("*.xyz", "matches no file"), ("empty.csv", "names no video"), ("bad.csv", "line 2: path is empty"), ("quote.csv", "line 1: its quotes")],
 )  # fmt: skip
 def test_what_means_no_video_is_an_error(folder: Path, text: str, message: str) -> None:
     (folder / "empty.csv").write_text("path,label\n")
     (folder / "bad.csv").write_text("path,label\n,x\n")
+    (folder / "two.csv").write_text("a/2.mp4,jump\na/2.mp4\na/2.mp4,run\n")
     (folder / "quote.csv").write_text('"a.mp4,x\n')
     with pytest.raises(UserError, match=message):
         find_inputs([str(folder / text)])
+
+
+def test_nothing_under_a_folder_is_passed_over_in_silence(folder: Path) -> None:
+    """A folder named like a video gets its error row; links to folders are followed, and not round and round."""
+    (folder / "a" / "empty.mp4").mkdir()
+    (folder / "linked").symlink_to(folder / "b", target_is_directory=True)
+    (folder / "b" / "up").symlink_to(folder, target_is_directory=True)
+    expected = ["a/10.MOV", "a/2.mp4", "a/empty.mp4", "b/1.webm", "frames", "linked/1.webm"]
+    assert [name for name in names(folder, find_inputs([str(folder)])) if "/up/" not in name] == expected
+    assert names(folder, find_inputs([str(folder / "a" / "*.mp4")])) == ["a/2.mp4", "a/empty.mp4"]
+
+
+def test_a_folder_of_numbered_images_is_a_video_itself(folder: Path) -> None:
+    assert find_inputs([str(folder / "frames")]) == [Input(str(folder / "frames"))]
+
+
+def test_the_label_of_a_list_goes_with_a_path_that_came_before(folder: Path) -> None:
+    (folder / "l.csv").write_text("a/2.mp4,jump\na/2.mp4,jump\n")
+    assert find_inputs([str(folder / "a/2.mp4"), str(folder / "l.csv")]) == [Input(str(folder / "a/2.mp4"), "jump")]
+
+
+def test_an_empty_word_is_not_the_folder_that_one_is_in() -> None:
+    with pytest.raises(UserError, match="an INPUT is empty"):
+        find_inputs([""])

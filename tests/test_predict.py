@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import gray_ramp
+from deadly import Deadly
 from safetensors.torch import load_file, save_file
 
 import finetune
@@ -24,10 +25,10 @@ from data_prep.single_pass import probe_and_read
 from data_prep.video import open_video, read_frames
 from finetune import load
 from finetune.batch import normalise
-from finetune.inputs import Input, find_inputs
+from finetune.inputs import find_inputs
 from finetune.output import csv_cell, from_csv_cell
 from finetune.predict import main
-from finetune.reading import ClipReader, ReadVideo, read_all
+from finetune.reading import read_all
 from finetune.sampling import Sampling
 from finetune.weights import load_checkpoint
 
@@ -124,11 +125,11 @@ def test_an_output_goes_on_only_with_the_checkpoint_and_settings_that_began_it(
         with pytest.raises(UserError, match=message):
             main([model, *rest, *change])
     weights = load_file(f"{moved}/model.safetensors")
-    save_file(
-        weights | {"classifier.bias": weights["classifier.bias"] + 1}, f"{moved}/model.safetensors", {"format": "pt"}
-    )
-    with pytest.raises(UserError, match="begun with another checkpoint: choose another file, or delete it"):
-        main([moved, *rest])
+    # Of the two linear maps after attention over time only the product is kept in memory.
+    for name in ("classifier.bias", "timesformer.encoder.layer.0.temporal_attention.output.dense.weight"):
+        save_file(weights | {name: weights[name] + 1e-6}, f"{moved}/model.safetensors", {"format": "pt"})
+        with pytest.raises(UserError, match="begun with another checkpoint: choose another file, or delete it"):
+            main([moved, *rest])
     assert output.read_bytes() == whole
     output.unlink()
     assert len(main([moved, *rest])) == 1, "an output that was deleted begins anew"
@@ -164,6 +165,29 @@ def test_names_that_are_not_utf8_are_done_once(model: str, videos: Path, tmp_pat
         assert len(main(everything)) == 2
         (tmp_path / f"out.{form}").read_text(encoding="utf-8")
         assert main(everything) == []
+
+
+def test_a_row_torn_in_a_name_with_a_line_break_is_done_again(model: str, videos: Path, tmp_path: Path) -> None:
+    (videos / "sub" / "short.MKV").rename(videos / "sub" / "sh\nort.mkv")
+    everything = [model, str(videos / "sub"), "--output", str(tmp_path / "out.csv"), "--num_workers", "0"]
+    main(everything)
+    whole = (tmp_path / "out.csv").read_text()
+    (tmp_path / "out.csv").write_text(whole[: whole.rfind("sh\n") + 4])
+    assert len(main(everything)) == 1 and (tmp_path / "out.csv").read_text() == whole
+
+
+def test_a_file_that_goes_while_it_is_read_costs_its_own_row(
+    model: str, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(source: str, choose: object) -> object:
+        if source.endswith("long.mp4"):
+            raise OSError(5, "Input/output error")
+        return probe_and_read(source, choose)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("finetune.reading.probe_and_read", gone)
+    rows = {Path(row["video"]).name: row for row in main([model, str(videos), "--num_workers", "0"])}
+    assert rows["long.mp4"]["error"] == "cannot be read: Input/output error"
+    assert "predictions" in rows["short.MKV"]
 
 
 FORMULAS = [
@@ -289,13 +313,6 @@ def test_a_file_that_kills_its_process_costs_itself(videos: Path) -> None:
     found = {Path(one.source.path).name: one for one in read_all(find_inputs([str(videos)]), reader, 2)}
     assert "killed its process" in found["long.mp4"].error and found["long.mp4"].frames is None
     assert found["short.MKV"].frames is not None and "cannot be opened" in found["broken.mp4"].error
-
-
-class Deadly(ClipReader):
-    def read(self, source: Input) -> ReadVideo:
-        if source.path.endswith("long.mp4"):
-            os._exit(9)
-        return super().read(source)
 
 
 def test_a_whole_clip_is_read_in_one_pass_where_the_container_is_right(

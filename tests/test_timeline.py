@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -55,6 +56,23 @@ def test_a_stride_is_the_mean_of_the_windows_that_cover_it() -> None:
     scores = np.array([[0.0], [1.0], [0.0]])
     assert mean_over_windows(np.array([0.0, 1, 2]), scores, 2.0, 1.0)[:, 0].tolist() == [0, 0.5, 0.5, 0]
     assert mean_over_windows(np.array([0.0, 3, 6]), scores, 1.0, 3.0)[:, 0].tolist() == [0, 1, 0][:2]
+
+
+def test_a_video_shorter_than_a_window_says_so(
+    random_checkpoint: str, tmp_path: Path, edited: Callable[[dict], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    short, single = encode(tmp_path / "short.mp4", gray_ramp(8)), encode(tmp_path / "single.mp4", gray_ramp(1))
+    flags = ["--timeline", "--device", "cpu", "--format", "json"]
+    (segment,) = main([random_checkpoint, str(short), *flags])
+    assert (segment["start"], segment["end"]) == (0, pytest.approx(0.7))
+    assert "lasts 0.70 s, less than a window of 4 s" in capsys.readouterr().err
+    assert main([random_checkpoint, str(short), *flags, "--min_score", "1"]) == []
+    assert "no segment: none has a score of 1 or more" in capsys.readouterr().err
+    with pytest.raises(UserError, match="has only one frame: it is a picture"):
+        main([random_checkpoint, str(single), *flags])
+    dense = edited({"clip_sampling": "dense", "clip_frame_stride": 1})
+    with pytest.raises(UserError, match=r"lasts 0.70 s, too short for a window of 4 s: pass a smaller"):
+        main([dense, str(short), *flags])
 
 
 def test_formats_and_picture(random_checkpoint: str, dark_then_bright: str, tmp_path: Path) -> None:
@@ -146,8 +164,9 @@ def test_a_growing_file_is_waited_for(tmp_path: Path) -> None:
 
     threading.Thread(target=write_later).start()
     assert growing.read(10) == b"cd"
-    growing.patience = 0.0
+    growing.patience = 0.2
     assert growing.read(10) == b""
+    assert growing.patience == 0, "an end is an end: FFmpeg asks for more several times"
     os.close(descriptor)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import encode, gray_ramp, spoiled_mjpeg
+from conftest import ORIENTATIONS, encode, gray_ramp, spoiled_mjpeg, turned
 from PIL import Image
 
 from data_prep.frame import Clock
@@ -54,34 +54,20 @@ def test_every_container_gives_every_frame(tmp_path: Path, name: str, codec: str
     np.testing.assert_allclose(read_frames(path, range(12)).mean(axis=(1, 2, 3)), 20 * np.arange(12), atol=14)
 
 
-def _rotated(path: Path, matrix: tuple[int, ...]) -> Path:
-    """The mp4 with another display matrix in its track header (ISO 14496-12, 8.3.2)."""
-    data = bytearray(path.read_bytes())
-    start = data.index(b"tkhd") + 4 + 40
-    data[start : start + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
-    turned = path.with_name("turned.mp4")
-    turned.write_bytes(data)
-    return turned
-
-
 def _apply(matrix: tuple[int, ...], x: float, y: float) -> tuple[float, float]:
     """Where the display matrix (a b u, c d v, x y w) puts a point: ISO 14496-12, 8.2.2.1."""
     a, b, _, c, d, _, tx, ty, _ = matrix
     return a * x + c * y + tx, b * x + d * y + ty
 
 
-@pytest.mark.parametrize(
-    "linear", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0), (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)]
-)  # fmt: skip
+@pytest.mark.parametrize("linear", ORIENTATIONS)
 def test_turned_and_mirrored_videos_come_upright(tmp_path: Path, linear: tuple[int, int, int, int]) -> None:
     """All eight ways in which a phone may hold its picture; the marked corner must land where the matrix puts it."""
     frames = np.zeros((4, 48, 64, 3), np.uint8)
     frames[:, :16, :16] = 255
     a, b, c, d = linear
-    shift = (64 * (a < 0) + 48 * (c < 0), 64 * (b < 0) + 48 * (d < 0))
-    matrix = (a, b, 0, c, d, 0, *shift, 1)
-    units = [1 << 30 if i == 8 else value << 16 for i, value in enumerate(matrix)]
-    path = _rotated(encode(tmp_path / "a.mp4", frames), tuple(units))
+    matrix = (a, b, 0, c, d, 0, 64 * (a < 0) + 48 * (c < 0), 64 * (b < 0) + 48 * (d < 0), 1)
+    path = turned(encode(tmp_path / "a.mp4", frames), linear)
     info, read = probe(path), read_frames(path, [0])[0]
     assert read.shape[:2] == (info.height, info.width) == ((48, 64) if a else (64, 48))
     x, y = _apply(matrix, 8, 8)
