@@ -21,6 +21,7 @@ from data_prep.workers import available_cores
 from finetune.batch import normalise
 from finetune.checkpoints import STAGING, TRAINING_WEIGHTS, publish, publish_files, remove_old
 from finetune.clip import IGNORED, Clips
+from finetune.clock import TrainingClock
 from finetune.ema import MovingAverage
 from finetune.first_batch import plot_batch
 from finetune.interruption import Interruption
@@ -56,7 +57,7 @@ class VideoTrainer(Trainer):
         self.learning, self.pace, self.store = learning or LearningArguments(), Pace(), store
         self.unreadable: dict[str, str] = {}
         self.average: MovingAverage | None = None
-        self.interruption = Interruption()
+        self.interruption, self.clock = Interruption(), TrainingClock()
         self._warned = self._pictured = self._staging = False
         self.batch_of_step = 0  # of the optimizer step under way
         self.sampler: VideoSampler | None = None
@@ -250,6 +251,7 @@ class VideoTrainer(Trainer):
             self.state.best_model_checkpoint = str(best)
         if not self.args.should_save:
             return
+        self.clock.write(staged)
         self.state.save_to_json(str(staged / "trainer_state.json"))
         if self.average is not None:
             save_file(self.average.training_weights(), staged / TRAINING_WEIGHTS)
