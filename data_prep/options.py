@@ -171,6 +171,8 @@ def _check(options: argparse.Namespace) -> None:
         check_fractions(options.splits)
     if options.push_to_hub is not None:
         check_repo_id(options.push_to_hub)
+        if is_url(options.dataset):
+            raise UserError(f"--push_to_hub: {options.dataset} is not on this disk. Prepare it to a directory.")
     for name, least in (("num_proc", 1), ("short_side", 16), ("folds", 2), ("time_limit", 1), ("frame_rate", 0.1)):
         value = getattr(options, name)
         if value is not None and not value >= least:

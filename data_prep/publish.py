@@ -24,8 +24,6 @@ def publish(
 
     All that is sent lies beside it first, so that what is on the Hub can be compared with it afterwards.
     """
-    if not (directory / "dataset_dict.json").is_file():
-        raise UserError(f"--push_to_hub: {directory} is not on this disk. Prepare it to a directory first.")
     place = directory.resolve()
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.push.", dir=place.parent) as folder:
         names = write_repository(Path(folder), directory, repo_id, summary)

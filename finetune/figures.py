@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from bisect import bisect_left
 from itertools import accumulate
 from pathlib import Path
@@ -115,5 +116,7 @@ def plain(text: str, length: int = 28) -> str:
     shown = "".join(letters)
     if ends[-1] > length:
         shown = "".join(letters[: bisect_left(ends, length)]) + "…"
+    if any(unicodedata.bidirectional(char) in ("R", "AL", "AN") for char in shown):
+        shown = f"\u200e{shown}\u200e"  # or a number after it would move to its left
     # A name that begins with _ matplotlib leaves out of a legend.
     return (f" {shown}" if shown.startswith("_") else shown).replace("$", r"\$")
