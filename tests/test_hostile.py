@@ -62,7 +62,7 @@ def test_hostile_names_go_all_the_way(hub: Any, python: Run, bars: Path, tmp_pat
     card = hub.files("me/model")["README.md"].decode()
     head, _, body = card.removeprefix("---\n").partition("\n---\n")
     assert set(yaml.safe_load(head)) >= {"library_name", "pipeline_tag", "model-index"}
-    assert ModelCard(card).data.model_name == "out" and "](predictions.png)" in body
+    assert ModelCard(card).data.model_name == "model" and "](predictions.png)" in body
     if int(huggingface_hub.__version__.partition(".")[0]) >= 2:  # 1.x asks huggingface.co, whatever HF_ENDPOINT says
         validated = python("-c", VALIDATE)
         assert validated.stdout == "valid\n", validated.stderr
