@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,10 @@ from conftest import OddHub, Run
 from forks import Forks
 
 pytestmark = pytest.mark.slow
-CHECK = "from data_prep.login import check_login; check_login({}); print('goes on')"
+CHECK = (
+    "import sys, time; from data_prep.login import check_login; began = time.monotonic(); check_login({0});"
+    "print('goes on'); {0} == 4 and print(time.monotonic() - began, file=sys.stderr)"
+)
 
 
 @pytest.fixture
@@ -23,11 +25,11 @@ def check(forks: Forks, tmp_path: Path) -> Run:
 
 
 def test_a_hub_that_drips_its_answer_does_not_hold_training_up(odd_hub: OddHub, check: Run) -> None:
-    odd_hub.drip = True
-    started = time.monotonic()
+    odd_hub.drip = True  # for a day
     done = check(seconds=4)
     assert done.stdout == "goes on\n" and "(no answer within 4 s); the work goes on" in done.stderr
-    assert time.monotonic() - started < 15
+    took = float(done.stderr.splitlines()[-1])
+    assert 4 <= took < 60
 
 
 @pytest.mark.parametrize(
