@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from data_prep.apart import check_repo_id
 from data_prep.errors import CommandLine, UserError
 from data_prep.layouts import LAYOUTS
 from data_prep.limits import TIME_LIMIT_SECONDS
@@ -127,6 +128,12 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--push_to_hub", metavar="ME/NAME", help="publish the dataset there, with the videos in it")
     group.add_argument(
+        "--push_limit_minutes",
+        type=float,
+        metavar="MINUTES",
+        help="give the upload up after this time (default: 60, and another for each 60 MB)",
+    )
+    group.add_argument(
         "--public", action="store_true", help="with --push_to_hub: for everybody to see (default: private)"
     )
 
@@ -162,6 +169,10 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> None:
     if options.splits is not None:
         check_fractions(options.splits)
+    if options.push_to_hub is not None:
+        check_repo_id(options.push_to_hub)
+        if is_url(options.dataset):
+            raise UserError(f"--push_to_hub: {options.dataset} is not on this disk. Prepare it to a directory.")
     for name, least in (("num_proc", 1), ("short_side", 16), ("folds", 2), ("time_limit", 1), ("frame_rate", 0.1)):
         value = getattr(options, name)
         if value is not None and not value >= least:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, RepoUrl, get_token, set_client_factory
-from huggingface_hub.errors import LocalTokenNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import get_session
 
 from data_prep.errors import UserError
@@ -20,17 +20,19 @@ except ImportError:  # 1.x
 _WAITS_SECONDS = (1, 4, 16)
 _SILENCE_SECONDS = 90  # a large commit takes the Hub a while
 _PASSING = {408, 409, 412, 425, 429}  # too slow, too early, too many, or another commit came in between
-HUB_ERRORS = (OSError, ValueError, httpx.HTTPError)  # what the client raises when the Hub refuses or breaks off
 
 T = TypeVar("T")
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """The call's result. Raises its last error when the fault stays, and a refusal at once."""
+    """The call's result. Raises its last error when the fault stays, and a refusal at once.
+
+    A page in place of JSON, or JSON of another form, the client raises as whatever it stumbles over.
+    """
     for wait in _WAITS_SECONDS:
         try:
             return call()
-        except (OSError, httpx.HTTPError) as error:
+        except Exception as error:
             if not _may_pass(error):
                 raise
             time.sleep(wait)
@@ -51,7 +53,7 @@ def make_repository(
 
 def _may_pass(error: Exception) -> bool:
     """A server's fault, too many requests, or a broken connection; not a refusal, nor what is amiss here."""
-    if isinstance(error, (LocalTokenNotFoundError, FileNotFoundError, PermissionError)):
+    if isinstance(error, (UserError, HFValidationError, LocalTokenNotFoundError, FileNotFoundError, PermissionError)):
         return False
     code = status(error)
     return code is None or code >= 500 or code in _PASSING

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shlex
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +18,7 @@ from data_prep.errors import UserError
 from data_prep.labeled import Found
 from data_prep.layouts import find_videos
 from data_prep.layouts.source import shown
+from data_prep.login import check_login
 from data_prep.options import parse_arguments, storing
 from data_prep.output import check_no_videos_inside, check_output, place_for, restore
 from data_prep.parquet import Place, Rows
@@ -45,7 +48,10 @@ from data_prep.work import Work, clear_leftovers, scan_settings, work_folder, wo
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Find, scan, relate, split, store, report. Returns what `summary.json` holds. Raises `UserError`."""
+    argv = sys.argv[1:] if argv is None else argv
     options = parse_arguments(argv)
+    if options.push_to_hub:
+        check_login()
     started = time.monotonic()
     found = find_videos(
         options.videos, options.root, options.group_by, options.layout, options.label_regex, options.path_prefix
@@ -57,7 +63,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if (summary := up_to_date(options.dataset, inputs, thorough=options.overwrite)) is not None:
         clear_leftovers(options.dataset, folder)
         print(f"{options.dataset} is up to date: {summary['accepted']} videos, {summary['rejected']} rejected")
-        return finish(summary, options)
+        return finish(summary, options, argv)
     check_output(options.dataset, options.videos, options.overwrite)
     check_no_videos_inside(options.dataset, found)
     with work_folder(folder, storing(options)) as work:
@@ -77,7 +83,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             write_json(f"{directory}/{SUMMARY}", summary)  # last: at a URL it says that all is there
     print(format_summary(summary, collection.rejected))
     print(f"wrote {options.dataset} in {time.monotonic() - started:.0f} s; look at {options.dataset}/{PAGE}")
-    return finish(summary, options)
+    return finish(summary, options, argv)
 
 
 def facts_of_run(
@@ -95,15 +101,29 @@ def facts_of_run(
     }
 
 
-def finish(summary: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def finish(summary: dict[str, Any], options: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
     if options.push_to_hub:
-        publish(Path(options.dataset), options.push_to_hub, private=not options.public, summary=summary)
+        again = shlex.join(["python", "-m", "data_prep", *argv])
+        publish(
+            Path(options.dataset), options.push_to_hub, not options.public, summary, options.push_limit_minutes, again
+        )
     return summary
 
 
 def _inputs(jobs: list[Job], found: Found, options: argparse.Namespace) -> str:
     """Names all that the dataset is made from: the videos as they are now, and the options that matter to it."""
-    apart = {"overwrite", "num_proc", "time_limit", "engine", "ray_address", "work", "push_to_hub", "public", "dataset"}
+    apart = {
+        "overwrite",
+        "num_proc",
+        "time_limit",
+        "engine",
+        "ray_address",
+        "work",
+        "push_to_hub",
+        "push_limit_minutes",
+        "public",
+        "dataset",
+    }
     digest = hashlib.blake2b(repr(scan_settings(storing(options))).encode(), digest_size=16)
     digest.update(
         repr(sorted((k, str(v)) for k, v in vars(options).items() if k not in apart)).encode("utf-8", "surrogatepass")

@@ -2,97 +2,76 @@
 
 from __future__ import annotations
 
-import re
+import itertools
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard, HfApi
+from data_prep.apart import LIMIT_MINUTES, Upload, check_nothing_private, upload_apart
+from data_prep.dataset_card import render_card
+from data_prep.errors import UserError
+from data_prep.parquet import parquet_file
+from data_prep.store import FILE_BYTES, open_dataset
 
-from data_prep.errors import UserError, printable
-from data_prep.patience import HUB_ERRORS, make_repository, patiently, reason, tire_of_silence
-from data_prep.store import open_dataset
-
-_SHOWN_CLASSES = 100
-_XET_HINT = "; where the Hub does not speak Xet, with HF_HUB_DISABLE_XET=1 before it"
+_BYTES_A_MINUTE = 60e6  # 1 MB/s, at the least
 
 
-def publish(directory: Path, repo_id: str, private: bool, summary: dict[str, Any]) -> None:
+def publish(
+    directory: Path, repo_id: str, private: bool, summary: dict[str, Any], limit_minutes: float | None, again: str
+) -> None:
     """Uploads the dataset that data_prep wrote in `directory`. Raises `UserError`; what is on disk stays.
 
-    A file of the machine is named by its last part only; `video_id` tells it from others.
+    All that is sent lies beside it first, so that what is on the Hub can be compared with it afterwards.
     """
-    if not (directory / "dataset_dict.json").is_file():
-        raise UserError(f"--push_to_hub: {directory} is not on this disk. Prepare it to a directory first.")
-    dataset = open_dataset(directory)
-    if "train" in dataset:  # who streams it mixes only neighbours, which are of one class on disk
-        dataset["train"] = dataset["train"].shuffle(seed=0)
-    tire_of_silence()
-    api = HfApi()
-    try:
-        make_repository(api, repo_id, "dataset", private)
-        patiently(lambda: dataset.push_to_hub(repo_id, embed_external_files=True))
-        card = patiently(
-            lambda: DatasetCard.load(repo_id)
-        )  # with the columns and files that push_to_hub has written there
-        card.text = card_text(repo_id, summary)
-        card.data.task_categories = ["video-classification"]
-        card.data.tags = ["video"]
-        patiently(
-            lambda: api.upload_file(
-                path_or_fileobj=str(card).encode(), path_in_repo="README.md", repo_id=repo_id, repo_type="dataset",
-                commit_message="Say what is in the dataset",
-            )
-        )  # fmt: skip
-    except HUB_ERRORS as error:
-        raise UserError(
-            f"the Hub refused or broke off the upload of {directory} to {repo_id} ({printable(reason(error))}). Nothing is lost: "
-            f"the dataset is on disk, and the same command tries again{_XET_HINT if 'xet' in str(error).lower() else ''}."
-        ) from error
+    place = directory.resolve()
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}.push.", dir=place.parent) as folder:
+        names = write_repository(Path(folder), directory, repo_id, summary)
+        check_nothing_private(Path(folder), names)
+        num_bytes = sum(Path(folder, name).stat().st_size for name in names)
+        limit = LIMIT_MINUTES + num_bytes / _BYTES_A_MINUTE if limit_minutes is None else limit_minutes
+        upload = Upload(Path(folder), names, repo_id, "dataset", private, outdated=["data/*.parquet"])
+        upload_apart(upload, directory, limit, again)
     print(f"published {directory} as {repo_id}{' (private)' if private else ''}")
 
 
-def card_text(repo_id: str, summary: dict[str, Any]) -> str:
-    """The card in Markdown: classes and splits, how they were made, what was left out, how to load it."""
-    splits = list(summary["videos"])
-    labels = list(next(iter(summary["videos"].values())))
-    table = [f"| class | {' | '.join(splits)} |", "|---" * (len(splits) + 1) + "|"]
-    for label in labels[:_SHOWN_CLASSES]:
-        counts = " | ".join(str(summary["videos"][split][label]) for split in splits)
-        table.append(f"| {_plain(label)} | {counts} |")
-    if len(labels) > _SHOWN_CLASSES:
-        table.append(f"| {len(labels) - _SHOWN_CLASSES} more | {' | '.join('' for _ in splits)} |")
-    table.append(f"| all videos | {' | '.join(str(summary['splits'][split]) for split in splits)} |")
-    hours = sum(sum(one.values()) for one in summary["hours"].values())
-    notes = [f"- {_plain(note)}" for note in summary["notes"]]
-    return "\n".join(
-        [
-            f"# {repo_id.partition('/')[2] or repo_id}",
-            "",
-            f"{summary['accepted']} videos of {len(labels)} classes, {hours:.2f} hours; store `{summary['store']}`. "
-            f"{summary['rejected']} videos or lines could not be used and are not in it.",
-            "",
-            *table,
-            "",
-            f"Splits: seed {summary['seed']}, {summary['groups']} groups whose videos share a split.",
-            "",
-            *(["## Notes", "", *notes, ""] if notes else []),
-            "## Use",
-            "",
-            "```python",
-            "from datasets import load_dataset",
-            "",
-            f'dataset = load_dataset("{repo_id}")  # or streaming=True',
-            "```",
-            "",
-            "`video` holds a file's bytes, or `frames` JPEGs in order; `num_frames`, `fps`, `duration`, `height` and `width` were "
-            "measured by decoding. Videos of one `group` never lie in two splits.",
-            "",
-        ]
-    )
+def write_repository(folder: Path, directory: Path, repo_id: str, summary: dict[str, Any]) -> list[str]:
+    """Writes the files of the repository, and returns their names. The same dataset gives the same bytes."""
+    dataset = open_dataset(directory)
+    if "train" in dataset:  # who streams it mixes only neighbours, which are of one class on disk
+        dataset["train"] = dataset["train"].shuffle(seed=0, keep_in_memory=True)
+    names = ["README.md"]
+    for split, rows in dataset.items():
+        for number, part in itertools.groupby(_whole_rows(rows), key=lambda one: one[0]):
+            names.append(f"data/{split}-{number:05d}.parquet")
+            with parquet_file(str(folder / names[-1]), rows.features.arrow_schema) as write:
+                for _, row, num_bytes in part:
+                    write(rows.features.encode_example(row), num_bytes)
+    features = next(iter(dataset.values())).features
+    (folder / "README.md").write_text(render_card(repo_id, summary, features, list(dataset)), encoding="utf-8")
+    return names
 
 
-def _plain(text: str) -> str:
-    """A label or note that somebody else chose, without meaning in Markdown or HTML."""
-    return (
-        re.sub(r"([\\`*_{}\[\]()#+!|<>~$&])", r"\\\1", printable(text)).replace("\\<", "&lt;").replace("\\&", "&amp;")
-    )
+def _whole_rows(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any], int]]:
+    """(number of its file, row with its pictures, bytes of these). A file of the machine is named by its last part only;
+    `video_id` tells it from others.
+    """
+    number = filled = 0
+    for row in rows:
+        video = row.get("video")
+        if video is not None:
+            row["video"] = video = {"bytes": _bytes_of(video), "path": Path(video["path"]).name}
+        num_bytes = len(video["bytes"]) if video is not None else sum(map(len, row["frames"]))
+        if filled and filled + num_bytes > FILE_BYTES:
+            number, filled = number + 1, 0
+        filled += num_bytes
+        yield number, row, num_bytes
+
+
+def _bytes_of(video: dict[str, Any]) -> bytes:
+    if video["bytes"] is not None:
+        return bytes(video["bytes"])
+    try:
+        return Path(video["path"]).read_bytes()
+    except OSError as error:
+        raise UserError(f"--push_to_hub: {video['path']} cannot be read any more ({error.strerror}). Prepare the dataset again.") from error  # fmt: skip

@@ -29,7 +29,7 @@ SCANNED = "scan.parquet"
 PAGE = "report.html"
 PICTURES = "report"
 
-_FILE_BYTES = 500 << 20  # of one data file, as `datasets` makes them
+FILE_BYTES = 500 << 20  # of one data file, as `datasets` makes them
 # What lies in a dataset, beside the report.
 DATA_PARTS = (*SPLITS, "dataset_dict.json", "data", REJECTED, SCANNED)
 
@@ -122,7 +122,7 @@ def parts_of(rows: Sequence[Row]) -> Iterator[list[Row]]:
     part: list[Row] = []
     num_bytes = 0
     for row in rows:
-        if part and num_bytes + row.num_bytes > _FILE_BYTES:
+        if part and num_bytes + row.num_bytes > FILE_BYTES:
             yield part
             part, num_bytes = [], 0
         part.append(row)

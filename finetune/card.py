@@ -16,6 +16,17 @@ _TEMPLATES = Path(__file__).parents[1] / "model_cards"
 _TABLE_CLASSES = 12  # whose confusion matrix fits a page as text; of more, the most frequent confusions are told
 _SHOWN_CONFUSIONS = 10
 _SHOWN_CURVE = 12  # rows
+# Our names -> type and name on the Hub.
+_HUB_METRICS = {
+    "top1": ("accuracy", "top-1 accuracy"),
+    "top5": ("top_5_accuracy", "top-5 accuracy"),
+    "mean_class_accuracy": ("mean_class_accuracy", "mean class accuracy"),
+    "macro_f1": ("f1", "macro-F1"),
+    "weighted_f1": ("f1", "weighted F1"),
+    "mean_average_precision": ("mAP", "mean average precision"),
+    "micro_f1": ("f1", "micro-F1"),
+    "subset_accuracy": ("accuracy", "subset accuracy: all labels of a video right"),
+}
 
 
 @dataclass(frozen=True)
@@ -57,9 +68,13 @@ class CardFacts:
     unreadable: list[str]  # videos that were skipped
     recipe: dict[str, Any]
     num_processes: int
-    seconds: float  # all of the run
-    training_seconds: float | None
+    seconds: float  # all of the run, since it was last started
+    training_seconds: float | None  # over all its parts
+    training_parts: int
     device: str
+    computed_in: str  # what the evaluation computed in: type of number, and threads of a CPU
+    eval_batch_size: int
+    clips_per_second: float | None  # of one process
     code: str  # version or commit of this project
     curve: list[dict[str, float]]  # epoch, loss, eval_loss, eval_top1, where measured
     chosen_on_validation: bool  # whether the checkpoint is the best of several
@@ -108,36 +123,44 @@ def thinned(rows: list[dict[str, float]]) -> list[dict[str, float]]:
 
 def card_data(facts: CardFacts) -> ModelCardData:
     """The metadata the Hub shows."""
-    names = {
-        "top1": ("accuracy", "top-1 accuracy"),
-        "top5": ("top_5_accuracy", "top-5 accuracy"),
-        "macro_f1": ("f1", "macro-F1"),
-    }
-    results = [
-        EvalResult(
-            task_type="video-classification",
-            dataset_type=facts.dataset_id or "videos",
-            dataset_name=facts.dataset,
-            dataset_split=facts.split,
-            metric_type=names[key][0],
-            metric_name=names[key][1],
-            metric_value=round(value, 4),
-            metric_args={"protocol": facts.protocol},
-        )
-        for key, value in ((key.removeprefix(f"{facts.split}_"), value) for key, value in facts.metrics.items())
-        if key in names
-    ]
+    results = eval_results(facts)
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="video-classification",
         license=facts.license,
         base_model=facts.base_model,
         datasets=[facts.dataset_id] if facts.dataset_id else None,
-        metrics=["accuracy", "f1"],
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         tags=["timesformer", "video-classification"],
         model_name=facts.name if results else None,
         eval_results=results or None,
     )
+
+
+def eval_results(facts: CardFacts) -> list[EvalResult]:
+    """Each number that was measured and that has a name on the Hub, its interval and the protocol with it."""
+    results = []
+    for key, value in facts.metrics.items():
+        kind, name = _HUB_METRICS.get(key.removeprefix(f"{facts.split}_"), ("", ""))
+        if not kind or (kind == "top_5_accuracy" and len(facts.labels) <= 5):  # which is 1 whatever the model says
+            continue
+        bounds = facts.intervals.get(key)
+        interval = (
+            {"interval_95": [round(bound, 4) for bound in bounds], "interval_over": facts.resampled} if bounds else {}
+        )
+        results.append(
+            EvalResult(
+                task_type="video-classification",
+                dataset_type=facts.dataset_id or "videos",
+                dataset_name=facts.dataset,
+                dataset_split=facts.split,
+                metric_type=kind,
+                metric_name=name,
+                metric_value=round(value, 4),
+                metric_args={"protocol": facts.protocol, **interval},
+            )
+        )
+    return results
 
 
 def as_markdown_text(text: Any) -> str:

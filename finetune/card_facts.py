@@ -93,14 +93,16 @@ def _model_facts(trainer: Any) -> dict[str, Any]:
 
 def _training_facts(trainer: Any) -> dict[str, Any]:
     maker, history = trainer.train_dataset.maker, trainer.state.log_history
-    times = [entry["train_runtime"] for entry in history if "train_runtime" in entry]
     return {
         "augmentation": f"{maker.sampling.in_training()}, {maker.transform.in_words()}",
         "sampling": maker.sampling,
         "unreadable": sorted(trainer.unreadable),
         "num_processes": trainer.args.world_size,
-        "training_seconds": times[-1] if times else None,
+        "training_seconds": trainer.clock.seconds,
+        "training_parts": trainer.clock.parts,
         "device": _device(trainer.args.device),
+        "computed_in": _computed_in(trainer.args),
+        "eval_batch_size": trainer.args.per_device_eval_batch_size,
         "curve": _curve(history),
         "chosen_on_validation": trainer.args.load_best_model_at_end,
     }
@@ -109,7 +111,7 @@ def _training_facts(trainer: Any) -> dict[str, Any]:
 def _evaluation_facts(evaluation: Any) -> dict[str, Any]:
     if evaluation is None:
         nothing: dict[str, Any] = {"metrics": {}, "intervals": {}, "resampled": "", "per_class": {}, "confusion": []}
-        return nothing | {"split": "", "protocol": ""}
+        return nothing | {"split": "", "protocol": "", "clips_per_second": None}
     return {
         "split": evaluation.split,
         "metrics": evaluation.metrics,
@@ -118,6 +120,7 @@ def _evaluation_facts(evaluation: Any) -> dict[str, Any]:
         "per_class": evaluation.computed["per_class"],
         "confusion": evaluation.computed.get("confusion_matrix", []),  # none of several labels per video
         "protocol": evaluation.protocol,
+        "clips_per_second": evaluation.clips_per_second,
     }
 
 
@@ -153,7 +156,26 @@ def _curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
 def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}, {available_cores()} cores)" if device.type == "cpu" else device.type
+    return f"CPU ({_cpu_name()}, {available_cores()} cores)" if device.type == "cpu" else device.type
+
+
+def _cpu_name() -> str:
+    """As Linux tells it on x86; elsewhere the kind of processor."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        told = ""
+    name = re.search(r"^model name\s*:\s*(.+)$", told, flags=re.MULTILINE)
+    return name[1].strip() if name else platform.processor() or platform.machine()
+
+
+def _computed_in(args: Any) -> str:
+    """What the evaluation computed in, as the card says it."""
+    threads = torch.get_num_threads()
+    kind = (
+        "bfloat16 where autocast allows" if args.bf16 else "float16 where autocast allows" if args.fp16 else "float32"
+    )
+    return f"{kind}, {threads} thread{'s' if threads > 1 else ''}" if args.device.type == "cpu" else kind
 
 
 def _is_hub_id(name: str) -> bool:

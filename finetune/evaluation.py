@@ -68,6 +68,7 @@ class Evaluation:
     computed: dict[str, Any]  # everything `finetune.metrics` knows, matrices too
     protocol: str
     protocol_facts: dict[str, Any]
+    clips_per_second: float | None  # as of `Scored`; not in `document()`, which is the same for the same model
 
     @property
     def is_multi_label(self) -> bool:
@@ -130,6 +131,7 @@ def evaluate_split(scorer: Scorer, maker: ClipMaker, rows: Dataset, split: str, 
         protocol_facts={
             "split": split, "num_videos": len(rows), "views": str(protocol.views), "average": protocol.average,
         },
+        clips_per_second=scored.clips_per_second,
     )  # fmt: skip
 
 

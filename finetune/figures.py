@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import unicodedata
+from bisect import bisect_left
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from data_prep.errors import printable
+from data_prep.letters import font_letters
+from data_prep.report.facts import visible
 
 # Metrics of validation that are drawn, where there are such.
 _CURVES = {
@@ -101,7 +105,18 @@ def side_by_side(frames: np.ndarray) -> np.ndarray:
 
 
 def plain(text: str, length: int = 28) -> str:
-    """At most `length` characters, none of which matplotlib reads as a formula, or as a name to leave out of a legend."""
-    text = printable(text)
-    text = text if len(text) <= length else text[: length - 1] + "…"
-    return (f" {text}" if text.startswith("_") else text).replace("$", r"\$")
+    """About `length` characters, none of which matplotlib reads as a formula, draws backwards, or has no letter for:
+
+    plain("滑板") == "\\u6ed1\\u677f"
+    """
+    letters = [
+        char if ord(char) in font_letters() else char.encode("unicode_escape").decode() for char in visible(text)
+    ]
+    ends = list(accumulate(map(len, letters)))  # an escape is shown whole or not at all
+    shown = "".join(letters)
+    if ends[-1] > length:
+        shown = "".join(letters[: bisect_left(ends, length)]) + "…"
+    if any(unicodedata.bidirectional(char) in ("R", "AL", "AN") for char in shown):
+        shown = f"\u200e{shown}\u200e"  # or a number after it would move to its left
+    # A name that begins with _ matplotlib leaves out of a legend.
+    return (f" {shown}" if shown.startswith("_") else shown).replace("$", r"\$")

@@ -19,7 +19,9 @@ import torch
 from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from data_prep.apart import check_repo_id
 from data_prep.errors import UserError, exit_cleanly
+from data_prep.login import check_login
 from data_prep.workers import available_cores
 from finetune.adapters import choose_what_learns, merge_lora
 from finetune.arguments import (
@@ -37,7 +39,7 @@ from finetune.contract import measured_clips
 from finetune.dataset import Splits, load_splits, stream_splits
 from finetune.demo import prepare_demo
 from finetune.evaluation import Evaluation
-from finetune.hub import check_login, push
+from finetune.hub import push
 from finetune.interruption import Interrupted
 from finetune.metrics import compute_metrics
 from finetune.modeling import MULTI_LABEL
@@ -84,7 +86,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if trainer.is_world_process_zero():
         folder.begin(settings)
     with naming_videos(watch):
-        learn(trainer, settings, splits, folder, start)
+        with trainer.clock.running(folder.checkpoint):
+            learn(trainer, settings, splits, folder, start)
         trainer.save_model()
         evaluation = evaluate(trainer, splits, Views.parse(settings.data.eval_views))
     trainer.gather_unreadable()
@@ -205,7 +208,8 @@ def check_before_work(settings: Settings, folder: RunFolder) -> None:
     if settings.training.process_index == 0:
         folder.check([settings.data.dataset_name, settings.model.model_name_or_path])
         if settings.training.push_to_hub:
-            check_login(settings.training.hub_model_id)
+            check_repo_id(settings.training.hub_model_id)
+            check_login()
 
 
 def load_data(settings: Settings) -> Splits:

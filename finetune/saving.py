@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from finetune.checkpoints import STAGING, TRAINING_WEIGHTS, publish, publish_files, remove_old
+from finetune.clock import TrainingClock
 from finetune.ema import MovingAverage
 
 
@@ -22,6 +23,7 @@ class SavingTrainer(Trainer):
     With an `average` it is the average that is evaluated and saved, beside the weights that training goes on from.
     """
 
+    clock: TrainingClock
     average: MovingAverage | None = None
     _staging = False  # whether what is saved goes to `STAGING`
 
@@ -41,6 +43,7 @@ class SavingTrainer(Trainer):
             self.state.best_model_checkpoint = str(best)
         if not self.args.should_save:
             return
+        self.clock.write(staged)
         self.state.save_to_json(str(staged / "trainer_state.json"))
         if self.average is not None:
             save_file(self.average.training_weights(), staged / TRAINING_WEIGHTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ class Scored:
     logits: np.ndarray
     readable: np.ndarray  # bool `(videos,)`
     unreadable: dict[str, str]  # video_id -> reason
+    clips_per_second: float | None  # pixels in, logits out, of this process; None where there was not enough to time
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,15 @@ class Scorer:
         found: list[tuple[int, np.ndarray, Any]] = []
         self.model.eval()
         hidden = None if state.is_main_process else True  # None: shown on terminals
-        for batch in tqdm(loader, desc="evaluating", unit="batch", disable=hidden):
+        clips, seconds = 0, 0.0
+        for number, batch in enumerate(tqdm(loader, desc="evaluating", unit="batch", disable=hidden)):
             pixels = batch["pixel_values"]
+            began = time.monotonic()
             logits = self._logits(pixels.flatten(0, 1), videos).unflatten(0, pixels.shape[:2])
+            if number or self.device.type == "cpu":  # an accelerator takes its time to begin
+                clips, seconds = clips + pixels.shape[0] * pixels.shape[1], seconds + time.monotonic() - began
             found += zip(batch["index"], logits.double().numpy(), batch["unreadable"])
-        return _in_order(gather_object(found), len(videos))
+        return _in_order(gather_object(found), len(videos), clips / seconds if seconds else None)
 
     @torch.no_grad()
     def _logits(self, clips: torch.Tensor, videos: VideoViews) -> torch.Tensor:
@@ -82,11 +88,12 @@ def _dealt(num_videos: int, rank: int, num_processes: int) -> list[int]:
     return (own + own[:1])[:most]
 
 
-def _in_order(found: list[tuple[int, np.ndarray, Any]], num_videos: int) -> Scored:
+def _in_order(found: list[tuple[int, np.ndarray, Any]], num_videos: int, clips_per_second: float | None) -> Scored:
     by_index = {index: (logits, unreadable) for index, logits, unreadable in found}
     reasons = [by_index[index][1] for index in range(num_videos)]
     return Scored(
         np.stack([by_index[index][0] for index in range(num_videos)]),
         np.array([reason is None for reason in reasons]),
         dict(reason for reason in reasons if reason is not None),
+        clips_per_second,
     )

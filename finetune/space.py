@@ -6,6 +6,7 @@ project: plain transformers, PyAV, and the checkpoint, which is copied into DIR 
 
 from __future__ import annotations
 
+import filecmp
 import platform
 import shlex
 import shutil
@@ -20,14 +21,14 @@ import torchvision
 import transformers
 import yaml
 
+from data_prep.apart import LIMIT_MINUTES, Upload, check_nothing_private, check_repo_id, upload_apart
 from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.store import whole_directory
 from finetune.card import environment, read_clip_code
 from finetune.contract import check
-from finetune.hub import LIMIT_MINUTES, check_finished, check_repo_id, upload_apart
+from finetune.hub import check_finished, pushed_files
 from finetune.modeling import MULTI_LABEL, is_plain
 from finetune.sampling import Sampling
-from finetune.upload import pushed_files
 from finetune.weights import load_checkpoint
 
 GRADIO_VERSION = "6.31.0"  # what the app was tried with
@@ -39,24 +40,47 @@ _COLUMNS = 8  # of frames side by side
 def main(argv: list[str] | None = None) -> None:
     parser = CommandLine(prog="python -m finetune.space", description=__doc__.splitlines()[0])
     parser.add_argument("model", metavar="MODEL", help="output_dir of a finished run, or me/model on the Hub")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder the app is written to")
-    parser.add_argument("--push", metavar="me/space", help="also upload it as a Space")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="new folder the app is written to; one that this command wrote before is left as it is",
+    )
+    parser.add_argument(
+        "--push",
+        metavar="me/space",
+        help="also upload it as a Space; the same command goes on with an upload that failed",
+    )
     parser.add_argument("--private", action="store_true", default=None, help="make a new Space private")
     options = parser.parse_args(argv)
     if options.push:
         check_repo_id(options.push)
-    write_space(options.model, options.output)
-    print(f"wrote {options.output}: try it with `python {options.output}/app.py` (pip install -e '.[demo]')")
+    names = write_space(options.model, options.output)
+    print(f"{options.output} is written: try it with `python {options.output}/app.py` (pip install -e '.[demo]')")
     if options.push:
-        words = ["python", "-m", "finetune.space", options.model, "--output", "NEW_DIR", "--push", options.push]
+        check_nothing_private(options.output, names)
+        words = [
+            "python",
+            "-m",
+            "finetune.space",
+            options.model,
+            "--output",
+            str(options.output),
+            "--push",
+            options.push,
+        ]
         again = shlex.join(words + (["--private"] if options.private else []))
-        url = upload_apart(options.output, options.push, "space", options.private, LIMIT_MINUTES, again)
-        print(f"pushed to {url}")
+        upload = Upload(options.output, names, options.push, "space", options.private, outdated=["model/*"])
+        print(f"pushed to {upload_apart(upload, options.output, LIMIT_MINUTES, again)}")
 
 
-def write_space(name: str, directory: Path) -> None:
-    """The app for a checkpoint, whole or not at all. Raises `UserError`."""
-    if directory.exists():
+def write_space(name: str, directory: Path) -> list[str]:
+    """The app for a checkpoint, whole or not at all; what was written before stays. Returns the names of its files.
+
+    Raises `UserError`, also where `directory` holds anything else under those names.
+    """
+    if directory.exists() and not (directory / "app.py").is_file():  # before the checkpoint is tried
         raise UserError(f"--output {directory} exists: choose another, or delete it.")
     folder = Path(name) if Path(name).exists() else None
     if folder is not None:
@@ -67,14 +91,34 @@ def write_space(name: str, directory: Path) -> None:
         config = load_checkpoint(name)[0].config
     if not is_plain(config):
         raise UserError(f"{name} needs this project's {config.attention_type} attention, which an app of plain transformers lacks.")  # fmt: skip
+    texts, copied = app_files(name, folder is not None, config), {}
+    if folder is not None:
+        copied = {f"model/{file}": folder / file for file in pushed_files(folder) if file.endswith(_MODEL_FILES)}
+    if directory.exists():
+        check_same(directory, texts, copied)
+        return [*texts, *copied]
     with whole_directory(directory) as place:
-        for path, text in app_files(name, folder is not None, config).items():
-            (place / path).write_text(text, encoding="utf-8")
-        if folder is not None:
-            (place / "model").mkdir()
-            for file in pushed_files(folder):
-                if file.endswith(_MODEL_FILES):
-                    shutil.copy(folder / file, place / "model")
+        for path, text in texts.items():
+            (place / path).write_bytes(text.encode())
+        for path, source in copied.items():
+            (place / path).parent.mkdir(exist_ok=True)
+            shutil.copy(source, place / path)
+    return [*texts, *copied]
+
+
+def check_same(directory: Path, texts: dict[str, str], copied: dict[str, Path]) -> None:
+    """Raises `UserError` where a file is not what would be written there."""
+    for path in (*texts, *copied):
+        file = directory / path
+        if path in copied:
+            same = file.is_file() and filecmp.cmp(file, copied[path], shallow=False)
+        else:
+            same = file.is_file() and file.read_bytes() == texts[path].encode()
+        if not same:
+            raise UserError(
+                f"--output {directory} exists, and its {path} is not what this command writes: choose another, or delete it. "
+                f"An app that you have changed goes to the Hub with `hf upload me/space {directory} . --repo-type space`."
+            )
 
 
 def app_files(name: str, is_local: bool, config: Any) -> dict[str, str]:

@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from data_prep.workers import available_cores
 from finetune.batch import normalise
 from finetune.clip import IGNORED, Clips
+from finetune.clock import TrainingClock
 from finetune.ema import MovingAverage
 from finetune.first_batch import plot_batch
 from finetune.interruption import Interruption
@@ -51,7 +52,7 @@ class VideoTrainer(SavingTrainer):
     ):
         self.learning, self.pace, self.store = learning or LearningArguments(), Pace(), store
         self.unreadable: dict[str, str] = {}
-        self.interruption = Interruption()
+        self.interruption, self.clock = Interruption(), TrainingClock()
         self._warned = self._pictured = False
         self.batch_of_step = 0  # of the optimizer step under way
         self.sampler: VideoSampler | None = None

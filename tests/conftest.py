@@ -13,8 +13,12 @@ import importlib.util
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import av
@@ -199,6 +203,49 @@ def hub(tmp_path: Path, hub_port: int) -> Iterator[Any]:
         tmp_path / "hub", "hf_secret_token", user="me", read_token="hf_read_token", port=hub_port
     ) as server:
         yield server
+
+
+class OddHub:
+    """Where the Hub should be, something that answers every request alike: `status` and `answer`. With `drip`, a byte of a
+    long answer now and then.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.status, self.answer, self.drip = 200, b"", False
+        odd = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_any(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                kept = self.path.endswith("/agent-harnesses")  # by the client for a day, so for the next tests
+                answer, drip = (b"{}", False) if kept else (odd.answer, odd.drip)
+                self.send_response(200 if kept else odd.status)
+                self.send_header("Content-Length", str(len(answer) + 1_000_000 * drip))
+                self.end_headers()
+                with suppress(OSError):
+                    self.wfile.write(answer)
+                    while drip and odd.drip:
+                        time.sleep(0.1)
+                        self.wfile.write(b" ")
+
+            do_GET = do_HEAD = do_POST = do_PUT = do_any
+
+            def log_message(self, *args: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.drip = False
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def odd_hub(hub_port: int) -> Iterator[OddHub]:
+    odd = OddHub(hub_port)
+    yield odd
+    odd.close()
 
 
 @pytest.fixture

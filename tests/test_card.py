@@ -21,7 +21,7 @@ FACTS = CardFacts(
     per_class={"precision": [0.7, 0.8], "recall": [0.9, 0.6], "f1": [0.7875, 0.6857], "support": [10, 9]},
     protocol="one clip per video", num_frames=8, height=224, width=224, attention_type="divided_space_time", is_plain=True, is_multi_label=False, resampled="groups",
     num_parameters=121_400_000, megabytes=485.6, augmentation="a random frame of each segment", sampling=Sampling(), unreadable=[], recipe={"learning_rate": 5e-5, "seed": 0},
-    num_processes=1, seconds=90.0, training_seconds=70.0, device="CPU (x86_64, 2 cores)", code="commit abc",
+    num_processes=1, seconds=90.0, training_seconds=70.0, training_parts=1, device="CPU (x86_64, 2 cores)", computed_in="float32, 2 threads", eval_batch_size=8, clips_per_second=12.34, code="commit abc",
     curve=[{"epoch": 1.0, "loss": 1.2, "eval_loss": 1.1, "eval_top1": 0.5}], intervals={"test_top1": (0.55, 0.9)},
     confusion=[[9, 1], [4, 5]], groups={"train": 12, "test": 3}, split_seed=0, kept_though_damaged=1, examples=False, chosen_on_validation=True, architecture=None, versions={"torch": "2.14.1"},
 )  # fmt: skip
@@ -49,8 +49,43 @@ def test_the_metadata_says_what_the_hub_shows() -> None:
     assert data.license == "apache-2.0"
     assert data.base_model == "facebook/timesformer-base-finetuned-k400"
     results = {result.metric_name: result.metric_value for result in data.eval_results}
-    assert results == {"top-1 accuracy": 0.75, "top-5 accuracy": 1.0, "macro-F1": 0.7412}
+    assert results == {"top-1 accuracy": 0.75, "macro-F1": 0.7412}, "top-5 accuracy of two classes says nothing"
     assert {result.dataset_split for result in data.eval_results} == {"test"}
+    assert data.metrics == ["accuracy", "f1"]
+    first = data.eval_results[0]
+    assert first.metric_args == {
+        "protocol": "one clip per video",
+        "interval_95": [0.55, 0.9],
+        "interval_over": "groups",
+    }
+    many = replace(FACTS, labels=[f"class {i}" for i in range(6)], counts={}, per_class={}, confusion=[])
+    assert "top_5_accuracy" in ModelCard(render_card(many)).data.metrics
+
+
+def test_several_labels_a_video_are_measured_as_such_on_the_hub_too() -> None:
+    measured = {"mean_average_precision": 0.81, "macro_f1": 0.7, "micro_f1": 0.72, "subset_accuracy": 0.5, "loss": 0.4}
+    facts = replace(
+        FACTS, is_multi_label=True, confusion=[], metrics={f"test_{name}": value for name, value in measured.items()},
+        intervals={"test_mean_average_precision": (0.7, 0.9)}, protocol="thresholds of validation",
+    )  # fmt: skip
+    data = ModelCard(render_card(facts)).data
+    assert data.metrics == ["mAP", "f1", "accuracy"]
+    assert {result.metric_name.partition(":")[0]: result.metric_value for result in data.eval_results} == {
+        "mean average precision": 0.81, "macro-F1": 0.7, "micro-F1": 0.72, "subset accuracy": 0.5,
+    }  # fmt: skip
+    assert {result.metric_args["protocol"] for result in data.eval_results} == {"thresholds of validation"}
+    assert data.eval_results[0].metric_args["interval_95"] == [0.7, 0.9]
+
+
+def test_speed_and_time_are_told_with_what_they_were_measured_on() -> None:
+    text = render_card(FACTS)
+    assert "12.3 clips a second from pixels to scores, in batches of up to 8, in float32, 2 threads, on CPU" in text
+    assert "Energy was not measured" in text and "parts" not in text
+    text = render_card(replace(FACTS, training_seconds=700.0, training_parts=3, clips_per_second=None))
+    assert "training 12 minutes in 3 parts, 1.5 minutes from its last start to card" in text
+    assert "Speed was not measured" in text
+    text = render_card(replace(FACTS, training_seconds=None, training_parts=2))
+    assert "how long training took before it was resumed is not known" in text
 
 
 def test_the_text_says_protocol_counts_and_recipe() -> None:
@@ -141,7 +176,8 @@ def test_a_model_that_transformers_alone_gets_wrong_says_so_and_how_it_works() -
 def test_without_an_evaluation_the_card_says_so() -> None:
     text = render_card(replace(FACTS, metrics={}, per_class={}))
     assert "It was not evaluated" in text
-    assert ModelCard(text).data.eval_results is None
+    data = ModelCard(text).data
+    assert data.eval_results is None and data.metrics is None
 
 
 @pytest.mark.parametrize(

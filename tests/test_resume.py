@@ -94,6 +94,7 @@ def test_stopped_by_sigterm_the_same_command_goes_on_to_the_same_weights(
     main(command)
     assert same_weights(whole, tmp_path / "run")
     assert not (tmp_path / "run" / "unfinished.json").exists()
+    assert " in 2 parts, " in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_a_killed_run_goes_on_too_and_leaves_nothing_half_written(

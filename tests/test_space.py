@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 import yaml
+from conftest import Run
 from test_contract import save  # noqa: F401
 
 from data_prep.errors import UserError
@@ -92,8 +94,50 @@ def test_the_folder_is_whole_and_needs_nothing_of_this_project(written: Callable
     front = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
     assert front["sdk"] == "gradio" and front["app_file"] == "app.py"
     assert all("==" in line for line in (folder / "requirements.txt").read_text().splitlines())
-    with pytest.raises(UserError, match="exists"):
-        space.write_space(str(folder / "model"), folder)
+
+
+def test_the_same_command_goes_on_and_leaves_everything_else_alone(
+    save: Callable[..., Path],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, output = save(), tmp_path / "app"
+    (model / "README.md").write_text("card")
+    monkeypatch.setattr(space, "check", lambda _: "checked")
+    names = space.write_space(str(model), output)
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    (output / ".gradio").mkdir()  # left by a try
+    assert space.write_space(str(model), output) == names and ".gradio" not in "".join(names)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path.is_file())
+    (output / "model" / "model.safetensors").write_bytes(b"of another run")
+    with pytest.raises(UserError, match=r"exists, and its model/model\.safetensors is not what this command writes"):
+        space.write_space(str(model), output)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="mine exists: choose another"):
+        space.write_space(str(model), tmp_path / "mine")
+
+
+@pytest.mark.slow
+def test_an_upload_that_failed_halfway_goes_on_with_the_same_command(
+    hub: Any,
+    python: Run,
+    save: Callable[..., Path],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    model = save()
+    (model / "README.md").write_text("card")
+    command = ("-m", "finetune.space", str(model), "--output", "app", "--push", "me/app")
+    hub.add_fault(match="/commit/", status=403, count=1)
+    failed = python(*command)
+    assert failed.returncode == 2 and "Nothing is lost: everything is in app" in failed.stderr, failed.stderr
+    assert f"When it is mended: python {shlex.join(command)}" in failed.stderr
+    done = python(*command)
+    assert done.returncode == 0 and "pushed to" in done.stdout, done.stderr
+    there = hub.files("me/app", "space")
+    assert {"app.py", "README.md", "requirements.txt", "model/model.safetensors"} < set(there)
+    assert there["app.py"] == (tmp_path / "app" / "app.py").read_bytes()
+    commits = len(hub.history("me/app", "space"))
+    assert python(*command).returncode == 0 and len(hub.history("me/app", "space")) == commits
 
 
 def test_hostile_names_stay_text(save: Callable[..., Path]) -> None:  # noqa: F811

@@ -1,4 +1,4 @@
-"""finetune.upload against a stand-in Hub that misbehaves, with the real client."""
+"""data_prep.upload and its process, against a stand-in Hub that misbehaves, with the real client."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
+from conftest import OddHub, Run
+from forks import Forks
 
+from data_prep.apart import Upload, check_nothing_private, upload_apart
 from data_prep.errors import UserError
 from data_prep.patience import reason
-from finetune.hub import check_nothing_private, upload_apart
-from finetune.upload import pushed_files
+from finetune.hub import PICTURE_OF_VIDEOS, PUSHED_FILES, pushed_files
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +41,12 @@ def run(tmp_path: Path) -> Path:
 PUSHED = {"README.md", "config.json", "curves.png", "metrics.json", "model.safetensors", "recipe.yaml", "video_preprocessor_config.json"}  # fmt: skip
 
 
+def command(folder: Path, repo_id: str = "me/x", *more: str) -> tuple[str, ...]:
+    """What `finetune.hub.push` starts."""
+    words = ("-m", "data_prep.upload", str(folder), repo_id, "--repo_type", "model", *more)
+    return (*words, "--names", *pushed_files(folder), "--outdated", *PUSHED_FILES, PICTURE_OF_VIDEOS)
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -60,11 +67,54 @@ def test_a_fault_that_passes_is_waited_out(
     hub: Any, python: Run, tmp_path: Path, run: Path, fault: dict[str, Any]
 ) -> None:
     hub.add_fault(count=1, **fault)
-    done = python("-m", "finetune.upload", "out", "me/x")
+    done = python(*command(run))
     assert json.loads(done.stdout)["url"].endswith("me/x"), done.stdout
     files = hub.files("me/x")
     assert set(files) == PUSHED | {".gitattributes"}
     assert all(files[name] == (run / name).read_bytes() for name in PUSHED)
+
+
+def test_a_hub_that_lists_old_files_for_a_while_is_asked_again(
+    hub: Any, python: Run, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = hub.httpd.RequestHandlerClass
+    tree, late = handler.repo_tree, [b"[]", b"[]"]
+
+    def listed_late(self: Any, kind: str, *place: Any, **more: Any) -> None:
+        if late and hub.history("me/x"):
+            late.pop()
+            self.send_json([])
+        else:
+            tree(self, kind, *place, **more)
+
+    monkeypatch.setattr(handler, "repo_tree", listed_late)
+    done = python(*command(run))
+    assert json.loads(done.stdout)["url"].endswith("me/x") and not late, done.stdout
+
+
+def test_a_file_that_is_not_ours_in_the_end_is_told(hub: Any, python: Run, run: Path) -> None:
+    assert python(*command(run)).returncode == 0
+    code = (
+        "import sys; from pathlib import Path; import data_prep.patience as p; p._WAITS_SECONDS = (0.1,);"
+        "from data_prep import upload as u; u.HfApi.upload_folder = lambda *_, **__: None; sys.exit(u.main())"
+    )
+    (run / "metrics.json").write_text('{"of": "metric.json!"}')
+    done = python("-c", code, *command(run)[2:])
+    assert done.returncode == 1 and "its metrics.json is not the one here" in json.loads(done.stdout)["error"]
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"[]", b"{}", b"null", b'"x"', b"<html>log in</html>", b'{"url": 5}', b'{"url": "x"}', b"\xff\x00"]
+)
+def test_a_hub_that_answers_anything_is_told_in_one_line(
+    odd_hub: OddHub, forks: Forks, tmp_path: Path, run: Path, answer: bytes
+) -> None:
+    odd_hub.answer = answer
+    code = "import sys; import data_prep.patience as p; p._WAITS_SECONDS = (0.1,); from data_prep import upload as u; sys.exit(u.main())"
+    done = forks.run("-c", code, *command(run)[2:], cwd=tmp_path, HF_TOKEN="hf_secret_token")
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == 1 and len(error.splitlines()) == 1 and error.isprintable()
+    assert "Traceback" not in done.stderr and "hf_secret_token" not in done.stdout + done.stderr
 
 
 def test_what_a_run_no_longer_has_goes_and_what_others_added_stays(
@@ -72,12 +122,12 @@ def test_what_a_run_no_longer_has_goes_and_what_others_added_stays(
 ) -> None:
     card = run / "README.md"
     card.write_text("![videos](predictions.png)")
-    assert python("-m", "finetune.upload", "out", "me/x").returncode == 0
+    assert python(*command(run)).returncode == 0
     added = "from huggingface_hub import HfApi; HfApi().upload_file(path_or_fileobj=b'x', path_in_repo='mine.txt', repo_id='me/x')"
     assert python("-c", added).returncode == 0
     assert "predictions.png" in hub.files("me/x")
     card.write_text("no frames")
-    assert python("-m", "finetune.upload", "out", "me/x").returncode == 0
+    assert python(*command(run)).returncode == 0
     assert set(hub.files("me/x")) == PUSHED | {".gitattributes", "mine.txt"}
 
 
@@ -89,11 +139,11 @@ def test_a_hub_that_says_nothing_is_given_up(
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     hub.add_fault(match="/commit/", action="delay", seconds=4, count=1)
     with pytest.raises(UserError, match=r"longer than 0\.05 minutes.*Nothing is lost.*mended: command"):
-        upload_apart(run, "me/x", "model", None, 0.05, "command")
+        upload_apart(Upload(run, sorted(PUSHED), "me/x", "model"), run, 0.05, "command")
     hub.add_fault(match="/commit/", action="delay", seconds=4, count=1)
     impatient = (
-        "from pathlib import Path; from data_prep.patience import tire_of_silence; from finetune.upload import *;"
-        "tire_of_silence(2); print(upload(Path('out'), pushed_files(Path('out')), 'me/y', None))"
+        "from pathlib import Path; from data_prep.patience import tire_of_silence; from data_prep.upload import *;"
+        f"tire_of_silence(2); print(upload(Path('out'), {sorted(PUSHED)}, 'me/y', 'model', None, []))"
     )
     done = python("-c", impatient)
     assert done.returncode == 0 and set(hub.files("me/y")) == PUSHED | {".gitattributes"}, done.stderr
@@ -101,7 +151,7 @@ def test_a_hub_that_says_nothing_is_given_up(
 
 def test_a_refusal_is_told_at_once_in_one_line(hub: Any, python: Run, tmp_path: Path, run: Path) -> None:
     hub.add_fault(match="/commit/", status=403, count=-1)
-    done = python("-m", "finetune.upload", "out", "me/x")
+    done = python(*command(run))
     assert done.returncode == 1 and "403" in json.loads(done.stdout)["error"]
     assert len(hub.requests("/commit/")) == 1
     assert len(json.loads(done.stdout)["error"].splitlines()) == 1
@@ -111,13 +161,12 @@ def test_a_refusal_is_told_at_once_in_one_line(hub: Any, python: Run, tmp_path: 
 def test_what_is_to_be_private_does_not_go_where_everybody_sees_it(
     hub: Any, python: Run, tmp_path: Path, run: Path
 ) -> None:
-    push = ("-m", "finetune.upload", str(run), "me/bars")
-    assert "url" in json.loads(python(*push).stdout)
+    assert "url" in json.loads(python(*command(run, "me/bars")).stdout)
     (run / "config.json").write_text("{}")
-    answer = json.loads(python(*push, "--private").stdout)
+    answer = json.loads(python(*command(run, "me/bars", "--private")).stdout)
     assert "already and public, expected private" in answer["error"]
     assert hub.files("me/bars")["config.json"] != b"{}"
-    assert "url" in json.loads(python(*push[:-1], "me/other", "--private").stdout)
+    assert "url" in json.loads(python(*command(run, "me/other", "--private")).stdout)
 
 
 def test_a_token_that_cannot_be_sent_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,11 +177,17 @@ def test_a_token_that_cannot_be_sent_is_not_printed(monkeypatch: pytest.MonkeyPa
 
 def test_nothing_private_is_pushed(run: Path, monkeypatch: Any) -> None:
     assert set(pushed_files(run)) == PUSHED
-    check_nothing_private(run)
+    check_nothing_private(run, pushed_files(run))
     monkeypatch.setenv("HF_TOKEN", "hf_abc")
     (run / "recipe.yaml").write_text("wandb_key: hf_abc")
     with pytest.raises(UserError, match=r"recipe\.yaml holds the Hub's token"):
-        check_nothing_private(run)
+        check_nothing_private(run, pushed_files(run))
     (run / "recipe.yaml").write_text(f"cache: {Path.home()}/videos")
     with pytest.raises(UserError, match="a path of your home folder"):
-        check_nothing_private(run)
+        check_nothing_private(run, pushed_files(run))
+    (run / "recipe.yaml").write_text("command: HF_TOKEN=hf_" + "a1B2c3" * 6)
+    with pytest.raises(UserError, match="what looks like a token of the Hub: it is not pushed") as refused:
+        check_nothing_private(run, pushed_files(run))
+    assert "a1B2c3" not in str(refused.value)
+    (run / "recipe.yaml").write_text("label: hf_high_frequency_noise_of_a_very_long_name_that_is_no_token")
+    check_nothing_private(run, pushed_files(run))

@@ -12,7 +12,6 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from data_prep.letters import font_letters
 from data_prep.report.facts import PageFacts, plural, show_seconds, visible
 
 _MAX_NAMED = 40  # classes that get a bar and a name each
@@ -201,17 +201,11 @@ def _unknown(facts: PageFacts, known: Sequence[float]) -> str:
     return f" Unknown for {plural(missing, 'video')}." if missing else ""
 
 
-@lru_cache(maxsize=1)
-def _font_letters() -> frozenset[int]:
-    """Code points of matplotlib's default font. It warns for any other, and draws an empty box."""
-    return frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
-
-
 def _drawable(text: str, length: int) -> str:
     """`text` for matplotlib: no formula, only letters its font has. The page's table has the name in full."""
     text = visible(text)
     text = text if len(text) <= length else text[: length - 1] + "…"
-    return "".join(char if ord(char) in _font_letters() else "□" for char in text).replace("$", r"\$")
+    return "".join(char if ord(char) in font_letters() else "□" for char in text).replace("$", r"\$")
 
 
 def make_strip(frames: np.ndarray, box: int) -> list[Image.Image]:
