@@ -53,7 +53,7 @@ def decode_jpegs(frames: Sequence[bytes], window: Window | None = None) -> np.nd
                 simplejpeg.decode_jpeg(data, buffer=whole)
             else:
                 with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-                    whole[:] = image.convert("RGB")
+                    whole[:] = np.asarray(image.convert("RGB"))
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise VideoError(f"a stored frame is not a JPEG: {error}") from error
         if part is not None:
