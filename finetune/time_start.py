@@ -79,6 +79,9 @@ def quiet_direction(patches: torch.Tensor) -> torch.Tensor:
 def fit_contrast(layer: TimesformerLayer, patches: torch.Tensor, moments: torch.Tensor) -> None:
     """Temporal attention of `layer`: half of the heads look at late frames and the other half at early ones, whatever the
     query; they carry the same directions, those that change most, and the difference is added, as loud as `patches` are.
+
+    One channel of each query and key reads the moment. The others are zero and stay so: from the image model's keys, few
+    clips soon learnt to look at what is there rather than when (benchmarks/README.md).
     """
     norm, attention, dense = layer.temporal_layernorm, layer.temporal_attention, layer.temporal_dense
     heads = attention.attention.num_heads
@@ -88,7 +91,6 @@ def fit_contrast(layer: TimesformerLayer, patches: torch.Tensor, moments: torch.
         raise UserError(
             "--time_start contrast needs two attention heads and biases of the queries, which this model lacks."
         )
-    copied = norm.weight.clone()
     norm.weight.fill_(1)
     norm.bias.zero_()
     tokens = norm(patches)
@@ -96,8 +98,7 @@ def fit_contrast(layer: TimesformerLayer, patches: torch.Tensor, moments: torch.
     query, key, value = qkv.weight.view(3, heads, size, -1)
     query.zero_()
     qkv.bias.zero_()
-    # The other channels of the keys stay the image model's, on what is normalised anew: queries can come to use them.
-    key.mul_(copied)
+    key.zero_()
     key[:, 0] = moment_reader(tokens, moments)
     towards = torch.ones(pairs, device=patches.device) * _SHARPNESS * math.sqrt(size)
     qkv.bias.view(3, heads, size)[0, : 2 * pairs, 0] = torch.cat((towards, -towards))

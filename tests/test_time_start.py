@@ -70,13 +70,16 @@ def test_half_of_the_heads_look_at_late_frames_and_half_at_early_ones_in_the_upp
     assert {name for name in changed if ".layer.2.temporal_" not in name} == {"timesformer.embeddings.time_embeddings"}
 
 
-def test_queries_can_come_to_look_elsewhere(tmp_path: Path) -> None:
-    """Queries and keys that are both zero would never learn."""
+def test_what_the_heads_carry_and_how_they_weigh_moments_can_be_learnt(tmp_path: Path) -> None:
     model = started(image_model(tmp_path))
     start_contrast(model, bar_clips(range(24)))
     model(bar_clips(range(24, 26)), labels=torch.tensor([0, 1])).loss.backward()
-    gradient = model.timesformer.encoder.layer[2].temporal_attention.attention.qkv.weight.grad
-    assert (gradient[:48].norm(dim=1) > 0).all()
+    layer = model.timesformer.encoder.layer[2]
+    query, key, value = layer.temporal_attention.attention.qkv.weight.grad.view(3, 4, 12, 48)
+    assert all(
+        (part.flatten(1).norm(dim=1) > 0).all()
+        for part in (query[:, 0], key[:, 0], value, layer.temporal_dense.weight.grad)
+    )
 
 
 def test_other_schemes_get_the_times_alone_and_plain_transformers_loads_what_comes_out(tmp_path: Path) -> None:
