@@ -3,8 +3,8 @@
 The paper's start, times at zero and temporal attention that adds nothing, gives a clip and its reverse the same class
 token: a plateau that a few hundred clips do not leave (benchmarks/README.md, "Accuracy"). Here each frame carries its
 moment in one direction of the tokens that pictures hardly use, and temporal attention of the upper third of the blocks
-adds to each patch what is there late minus what is there early. Both are fitted to a few clips; a still clip stays almost
-what it was, since nothing changes in it.
+adds to each patch what is there late minus what is there early. Both are fitted to a few clips. That costs much of what
+the image model knows of pictures ("Start from an image model", likewise).
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def fit_contrast(layer: TimesformerLayer, patches: torch.Tensor, moments: torch.
     """Temporal attention of `layer`: half of the heads look at late frames and the other half at early ones, whatever the
     query; they carry the same directions, those that change most, and the difference is added, as loud as `patches` are.
 
-    One channel of each query and key reads the moment. The others are zero and stay so: from the image model's keys, few
-    clips soon learnt to look at what is there rather than when (benchmarks/README.md).
+    One channel of each query and key reads the moment. The others are zero and stay so, since neither gives the other a
+    gradient: when a patch looks is all that attention learns, beside what it carries.
     """
     norm, attention, dense = layer.temporal_layernorm, layer.temporal_attention, layer.temporal_dense
     heads = attention.attention.num_heads
