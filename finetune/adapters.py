@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from data_prep.errors import UserError
 from finetune.learning import LearningArguments
-from finetune.modeling import TimesformerForVideoClassification, TimesformerLayer
+from finetune.modeling import TimesformerForVideoClassification
 
 # Every linear map of the blocks: qkv and output of each attention, what follows temporal attention, and the MLP's two.
 _TARGETS = r".*encoder\.layer\.\d+\..*(qkv|dense|temporal_dense)"
 
 
 def choose_what_learns(model: TimesformerForVideoClassification, learning: LearningArguments) -> None:
-    """Freezes and adds as `learning` says; the head always learns, and what is frozen has no stochastic depth. Raises
-    `UserError`.
-    """
+    """Freezes and adds as `learning` says; the head always learns. Raises `UserError`."""
     blocks = len(model.timesformer.encoder.layer)
     frozen = learning.freeze_blocks if learning.freeze_blocks >= 1 else round(learning.freeze_blocks * blocks)
     if frozen > blocks:
@@ -23,9 +21,6 @@ def choose_what_learns(model: TimesformerForVideoClassification, learning: Learn
     for name, weight in model.named_parameters():
         if frozen and model.layer_id(name) <= frozen:
             weight.requires_grad_(False)
-    # Leaving out some frames' attention there would teach nothing below, and above look like something that moves.
-    for block in [block for block in model.modules() if isinstance(block, TimesformerLayer)][: int(frozen)]:
-        block.drop_path.rate = 0.0
 
 
 def add_lora(model: TimesformerForVideoClassification, learning: LearningArguments) -> None:

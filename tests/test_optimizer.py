@@ -102,12 +102,6 @@ def test_frozen_blocks_and_low_rank_additions(model: TimesformerForVideoClassifi
         choose_what_learns(model, LearningArguments(freeze_blocks=4))
 
 
-def test_only_blocks_that_learn_leave_branches_out(model: TimesformerForVideoClassification) -> None:
-    model.regularize(drop_path_rate=0.4, head_dropout=0)
-    choose_what_learns(model, LearningArguments(freeze_blocks=2))
-    assert [layer.drop_path.rate for layer in model.timesformer.encoder.layer] == pytest.approx([0, 0, 0.4])
-
-
 def test_a_share_of_the_blocks_is_frozen_whatever_their_number(model: TimesformerForVideoClassification) -> None:
     choose_what_learns(model, LearningArguments(freeze_blocks=0.67))
     assert {model.layer_id(name) for name, weight in model.named_parameters() if weight.requires_grad} == {3, 4}
