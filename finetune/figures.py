@@ -23,20 +23,24 @@ _MAX_NAMED = 40  # classes whose names fit beside a confusion matrix
 
 
 def plot_curves(log_history: list[dict[str, Any]], path: Path) -> None:
-    """Training and validation loss, and validation accuracy, over epochs."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    losses, accuracy = figure.subplots(1, 2)
+    """Training and validation loss, and, where it was measured, validation accuracy, over epochs."""
+    curves = {
+        name: [(entry["epoch"], entry[key]) for entry in log_history if key in entry] for key, name in _CURVES.items()
+    }
+    panels = 2 if any(curves.values()) else 1
+    figure = Figure(figsize=(4.5 * panels, 3.6), layout="constrained")
+    losses, *others = figure.subplots(1, panels, squeeze=False)[0]
     for key, name in (("loss", "training"), ("eval_loss", "validation")):
         points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
         if points:
             losses.plot(*zip(*points), label=name, marker="." if len(points) < 30 else None)
-    for key, name in _CURVES.items():
-        points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
-        if points:
-            accuracy.plot(*zip(*points), label=name, marker="." if len(points) < 30 else None)
     losses.set(xlabel="epoch", ylabel="loss", title="Loss", ylim=(0, None))
-    accuracy.set(xlabel="epoch", ylabel="share of validation videos", title="Validation", ylim=(0, 1.02))
-    for axes in (losses, accuracy):
+    for accuracy in others:
+        for name, points in curves.items():
+            if points:
+                accuracy.plot(*zip(*points), label=name, marker="." if len(points) < 30 else None)
+        accuracy.set(xlabel="epoch", ylabel="share of validation videos", title="Validation", ylim=(0, 1.02))
+    for axes in (losses, *others):
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
