@@ -44,10 +44,8 @@ def train_head(trainer: VideoTrainer, splits: Splits) -> None:
 
 
 def groups_of(rows: Any) -> np.ndarray:
-    """(videos,): the number of each row's group; without groups each video is its own."""
-    if "group" not in rows.column_names:
-        return np.arange(len(rows))
-    return np.unique(np.array(rows["group"], dtype=str), return_inverse=True)[1]
+    """(videos,): the group of each row; without groups each video is its own."""
+    return np.array(rows["group"], dtype=str) if "group" in rows.column_names else np.arange(len(rows))
 
 
 def folds(groups: np.ndarray) -> list[torch.Tensor]:

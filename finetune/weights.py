@@ -45,7 +45,7 @@ class Source:
 @dataclass(frozen=True)
 class Start:
     """The model and processor training starts from, a table of what was kept, resized and replaced, and whether the head
-    is a new one, and whether the embeddings of time are.
+    and the embeddings of time are new ones.
     """
 
     model: TimesformerForVideoClassification
