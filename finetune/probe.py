@@ -10,6 +10,7 @@ from torch import nn
 
 from finetune.clip import IGNORED, Clips
 from finetune.dataset import Splits
+from finetune.intervals import resampling_units
 from finetune.losses import Loss, as_targets
 from finetune.trainer import VideoTrainer
 
@@ -30,7 +31,8 @@ def train_head(trainer: VideoTrainer, splits: Splits) -> None:
     if splits.validation:
         rounds = [((tokens, targets), features(trainer, Clips(splits.validation, maker, training=False))[:2])]
     else:
-        held_out = folds(groups_of(splits.train)[readable.numpy()])
+        groups = splits.train["group"] if "group" in splits.train.column_names else None
+        held_out = folds(resampling_units(groups, len(splits.train))[0][readable.numpy()])
         rounds = [((tokens[~held], targets[~held]), (tokens[held], targets[held])) for held in held_out]
     losses = [sum(held_out_loss(*parts, penalty, weighted, plain) for parts in rounds) for penalty in _PENALTIES]
     videos = sum(len(answers) for _, (_, answers) in rounds)
@@ -41,11 +43,6 @@ def train_head(trainer: VideoTrainer, splits: Splits) -> None:
             mean = loss / videos if videos else float("nan")
             print(f"penalty {penalty:g}: {where} loss {mean:.4f}{' (chosen)' if i == chosen else ''}")
     trainer.model.classifier.load_state_dict(fit(tokens, targets, _PENALTIES[chosen], weighted).state_dict())
-
-
-def groups_of(rows: Any) -> np.ndarray:
-    """(videos,): the group of each row; without groups each video is its own."""
-    return np.array(rows["group"], dtype=str) if "group" in rows.column_names else np.arange(len(rows))
 
 
 def folds(groups: np.ndarray) -> list[torch.Tensor]:
