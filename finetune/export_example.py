@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from data_prep.errors import UserError
+from finetune.card import environment
 from finetune.classifier import Classifier
 
 _UNIFORM = "min(i * max(count, n) // n, count - 1)"
@@ -33,12 +34,8 @@ def decode():
         yield from video.decode(video.streams.best("video"))
 
 def picture(frame):  # upright by its display matrix, resized, the crop in its middle: uint8 (height, width, 3)
-    matrix = np.frombuffer(frame.side_data.get("DISPLAYMATRIX", 65536 * np.eye(3, dtype="i4")), "i4")
-    a, b, _, c, d = np.sign(np.rint(matrix[:5] / 65536)).astype(int)
-    rgb = frame.to_ndarray(format="rgb24")
-    rgb = np.ascontiguousarray(rgb[::d, ::a] if a else rgb.swapaxes(0, 1)[::b, ::c])
-    (h, w), crop = {size}, p["crop"]
-    rgb = av.VideoFrame.from_ndarray(rgb).reformat(w, h, interpolation="{interpolation}").to_ndarray()
+{upright}    (h, w), crop = {size}, p["crop"]
+    rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb)).reformat(w, h, interpolation="{interpolation}").to_ndarray()
     return rgb[(h - crop["height"]) // 2 :, (w - crop["width"]) // 2 :][: crop["height"], : crop["width"]]
 
 {count}wanted = [{wanted} for i in range(n)]
@@ -90,6 +87,7 @@ def example_script(classifier: Classifier, file: str) -> str:
     return _SCRIPT.format(
         needs=f"av, numpy and {'onnxruntime' if is_onnx else 'torch'}",
         runtime="onnxruntime" if is_onnx else "torch",
+        upright=environment().get_template("upright.py.jinja").render(),
         size=_SHORT_SIDE if classifier.processor.size.shortest_edge else _FIXED,
         interpolation=_INTERPOLATIONS[resample],
         count=_AT_RATE if sampling.target_fps else _COUNT,

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
+from conftest import ORIENTATIONS, blobs, encode, turned
 from safetensors.torch import load_file, save_file
 
 from data_prep.errors import UserError
@@ -118,9 +121,37 @@ def test_the_cards_code_reads_the_frames_that_we_do(
     frames = np.broadcast_to(
         np.arange(video_frames, dtype=np.uint8)[:, None, None, None] * 18, (video_frames, 32, 32, 3)
     )
-    video = write_video(tmp_path / "v.mp4", frames.copy())
+    assert_read_alike(write_video(tmp_path / "v.mp4", frames.copy()), sampling)
+
+
+@pytest.mark.parametrize("linear", ORIENTATIONS)
+def test_the_cards_code_sets_frames_upright_as_we_do(tmp_path: Path, linear: tuple[int, int, int, int]) -> None:
+    assert_read_alike(turned(encode(tmp_path / "v.mp4", blobs("card", size=64)[:, :48]), linear), Sampling())
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_the_cards_code_takes_the_stream_that_we_take(tmp_path: Path, suffix: str) -> None:
+    """Neither the cover picture nor the smaller stream before it; and no letter of a title stops it."""
+    video = tmp_path / f"v{suffix}"
+    with av.open(str(video), "w") as container:
+        container.metadata["title"] = "Ecole"
+        streams = [container.add_stream(codec, rate=10) for codec in ("mjpeg", "mpeg4", "libx264")]
+        for stream, disposition, side in zip(streams, (Disposition.attached_pic, Disposition(0), Disposition.default), (32, 32, 64)):  # fmt: skip
+            stream.width = stream.height = side
+            stream.pix_fmt, stream.disposition = "yuvj420p" if side == 32 and disposition else "yuv420p", disposition
+        for stream, name, count in zip(streams, ("cover", "small", "large"), (1, 12, 12)):
+            for picture in blobs(name, size=stream.width)[:count]:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture).reformat(format=stream.pix_fmt)))
+            container.mux(stream.encode())
+    video.write_bytes(video.read_bytes().replace(b"Ecole", b"\xc9cole"))  # Latin-1, as old recorders write
+    assert_read_alike(video, Sampling())
+    assert read_frames(video, [0]).shape == (1, 64, 64, 3)
+
+
+def assert_read_alike(video: Path, sampling: Sampling) -> None:
     scope: dict[str, Any] = {}
     exec(read_clip_code(sampling, 4), scope)
     info, times = probe_times(video)
     indices = sampling.evaluation(sampling.frames(info.num_frames, info.fps, times), 4)[0]
-    assert (scope["read_clip"](str(video)) == read_frames(video, indices)).all()
+    theirs, ours = scope["read_clip"](str(video)), read_frames(video, indices)
+    assert theirs.shape == ours.shape and theirs.dtype == ours.dtype and (theirs == ours).all()
