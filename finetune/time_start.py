@@ -29,11 +29,18 @@ _RIDGE = 1e-3  # of the mean variance of a channel
 
 
 def start_time(trainer: VideoTrainer, splits: Splits) -> None:
-    """The contrast start of the trainer's model, from some training videos. Each process does the same."""
+    """The contrast start of the trainer's model, from some training videos. Each process does the same. Raises `UserError`
+    where none of them can be read.
+    """
     clips = Clips(splits.train, trainer.train_dataset.maker, training=False)
     order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(trainer.args.seed))
     batch = collate([clips[int(i)] for i in order[:_CLIPS]])
     readable = (batch["labels"].reshape(len(batch["labels"]), -1) != IGNORED).all(1)
+    if not readable.any():
+        raise UserError(
+            f"--time_start contrast: none of the {len(readable)} training videos that it would be fitted to can be read any "
+            "more. Restore them, run data_prep again, or leave --time_start out."
+        )
     pixels = batch["pixel_values"][readable].to(trainer.args.device)
     start_contrast(trainer.model, normalise(pixels, trainer.processing_class))
     if trainer.is_world_process_zero():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from transformers import TimesformerForVideoClassification, ViTConfig, ViTModel
 
 from data_prep.errors import UserError
+from data_prep.prepare import main as prepare
 from finetune.arguments import ModelArguments
 from finetune.run import main
 from finetune.time_start import start_contrast
@@ -114,3 +116,16 @@ def test_a_run_starts_so_from_an_image_model_and_leaves_the_times_of_a_checkpoin
     assert "fitted to" in capsys.readouterr().out
     run("again", str(tmp_path / "out"), "--config", "linear_probe")
     assert "fitted to" not in capsys.readouterr().out
+
+
+def test_videos_that_are_all_gone_are_told(bars: Path, tmp_path: Path) -> None:
+    for label in ("left", "right"):
+        shutil.copytree(bars / label, tmp_path / "videos" / label, ignore=lambda _, names: sorted(names)[3:])
+    prepare([str(tmp_path / "videos"), str(tmp_path / "dataset"), "--splits", "1", "0", "0", "--num_proc", "1"])
+    shutil.rmtree(tmp_path / "videos")
+    with pytest.raises(
+        UserError, match="none of the 6 training videos that it would be fitted to can be read any more"
+    ):
+        main(["--dataset_name", str(tmp_path / "dataset"), "--model_name_or_path", image_model(tmp_path / "image"),
+              "--time_start", "contrast", "--config", "linear_probe", "--image_size", "48", "--num_frames", "8",
+              "--eval_strategy", "no", "--on_bad_video", "skip", "--output_dir", str(tmp_path / "out"), "--report_to", "none"])  # fmt: skip
