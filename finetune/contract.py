@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import transformers
 from transformers import TimesformerVideoProcessor, pipeline
 
 from data_prep.errors import UserError
+from data_prep.patience import reason
 from data_prep.workers import available_cores
 from finetune.batch import ClipTransform, normalise
 from finetune.clip import ClipMaker, Rows, read_clip
@@ -48,10 +50,24 @@ class Clips:
 
 
 def check(folder: Path, given: Clips | None = None) -> str:
-    """One line that says what was compared. Raises `UserError` where anybody would get other predictions than ours.
+    """One line that says what was compared. Raises `UserError` where anybody would get other predictions than ours, and
+    where the check itself breaks: what was trained is on disk, and a bug in here takes nothing of it.
 
     Without clips, drawn ones are compared.
     """
+    try:
+        return _compare(folder, given)
+    except UserError:
+        raise
+    except Exception as error:
+        broken = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(broken.filename).name}, line {broken.lineno}"
+        raise UserError(
+            f"the check of {folder} broke ({where}: {reason(error)}). It is not pushed; the run stays as it is."
+        ) from error
+
+
+def _compare(folder: Path, given: Clips | None) -> str:
     model, processor = load_checkpoint(str(folder))
     given = given or Clips(drawn_clips(model.config.num_frames, processor))
     logits = _our_logits(model, processor, given.clips)

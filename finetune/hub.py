@@ -41,10 +41,13 @@ def push(
     check_finished(folder)
     names = pushed_files(folder)
     check_nothing_private(folder, names)
-    print(check(folder, given), flush=True)
     again = shlex.join(
         ["python", "-m", "finetune.hub", "push", str(folder), repo_id, *(["--private"] if private else [])]
     )
+    try:
+        print(check(folder, given), flush=True)
+    except UserError as error:
+        raise UserError(f"{error} When that is mended: {again}") from error
     upload = Upload(folder, names, repo_id, "model", private, outdated=[*PUSHED_FILES, PICTURE_OF_VIDEOS])
     return upload_apart(upload, folder, limit_minutes, again)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,21 @@ def test_what_training_measured_must_come_back_from_disk(save: Callable[..., Pat
     clip = np.full((4, 60, 60, 3), 90, np.uint8)
     with pytest.raises(UserError, match="from those that were measured after training"):
         check(folder, Clips([clip], np.array([[2.0, -1.0]], np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"), [("config.json", {"num_attention_heads": 7}), ("video_preprocessor_config.json", None)]
+)
+def test_a_check_that_breaks_is_one_message_with_the_reason(
+    save: Callable[..., Path], file: str, changes: dict[str, Any] | None
+) -> None:
+    folder = save()
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(config | changes if changes else []))
+    with pytest.raises(
+        UserError, match=r"^the check of .* broke \(\w+\.py, line \d+: \w+Error: .*not pushed; the run stays"
+    ):
+        check(folder)
 
 
 def test_the_fresh_process_sees_nothing_of_this_project() -> None:

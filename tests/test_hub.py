@@ -126,6 +126,17 @@ def test_a_hub_that_fails_costs_nothing_and_the_push_can_be_repeated(
     assert process.returncode == 2
     assert "python -m finetune.hub push out me/bars" in process.stderr
     assert (tmp_path / "out" / "model.safetensors").is_file() and (tmp_path / "out" / "README.md").is_file()
+    processor = tmp_path / "out" / "video_preprocessor_config.json"
+    whole = processor.read_text()
+    processor.write_text("[]")  # over which the check stumbles where nobody had thought of it
+    asked = len(hub.requests())
+    broken = python("-m", "finetune.hub", "push", "out", "me/bars")
+    assert broken.returncode == 2 and "Traceback" not in broken.stderr, broken.stderr
+    said = broken.stderr.splitlines()[-1]
+    assert said.startswith("error: the check of out broke (") and "AttributeError" in said
+    assert said.endswith("When that is mended: python -m finetune.hub push out me/bars")
+    assert len(hub.requests()) == asked, "nothing is asked of the Hub before the check"
+    processor.write_text(whole)
     again = python("-m", "finetune.hub", "push", "out", "me/bars")
     assert again.returncode == 0, again.stderr
     assert "model.safetensors" in hub.files("me/bars")
