@@ -61,6 +61,7 @@ def test_the_app_predicts_and_shows_what_we_do(
 ) -> None:
     folder = written(attention_type=attention_type, sampling=Sampling("dense", 2))
     scope = app(folder, monkeypatch)
+    assert scope["gr"].Video.call_args.kwargs["sources"] == ["upload", "webcam"]
     scores, frames, overlays = scope["classify"](str(ramp_video))
     ours = predict([str(folder / "model"), str(ramp_video), "--device", "cpu"])[0]["predictions"]
     assert scores == pytest.approx({one["label"]: one["score"] for one in ours}, abs=1e-5)
