@@ -55,6 +55,7 @@ def read(path: Path) -> list[dict[str, str]]:
 OPTIONS = ("--dataloader_num_workers", "0", "--device", "cpu")
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_finished_run_is_measured_again_to_the_same_numbers(
     bars_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,6 +206,7 @@ def test_several_labels_per_video(bars_dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_pictures")
 def test_a_run_on_several_labels_keeps_its_thresholds_and_is_measured_again(bars_dataset: Path, tmp_path: Path) -> None:
     dataset, out = str(_several_labels(bars_dataset, tmp_path / "several")), tmp_path / "out"
     metrics = run(["--dataset_name", dataset, "--output_dir", str(out), *FAST, "--max_steps", "2"])
