@@ -24,7 +24,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from forks import Forks
+from forks import Forks, stay_on_one_thread
 
 # A stand-in Hub (HubServer in one file); not part of this project.
 SERVER = Path(os.environ.get("STAND_IN_HUB", Path(__file__).parents[2] / "shared" / "tools" / "hub_server.py"))
@@ -32,8 +32,23 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_collection_finish() -> None:
-    """What is imported is no garbage: each collection, of which accelerate makes one a training, need not look at it."""
+    """What is imported is no garbage: each collection, of which accelerate makes one a training, need not look at it.
+
+    What is this small one thread does as soon as two, which wait for each other by spinning.
+    """
     gc.freeze()
+    if "torch" in sys.modules:
+        stay_on_one_thread()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of what another extra than [test] installs are left out without it, unless `-m extra` asks for just these."""
+    for mark in item.iter_markers("extra"):
+        for module in mark.args:
+            if item.config.getoption("markexpr") == "extra":
+                importlib.import_module(module)
+            else:
+                pytest.importorskip(module)
 
 
 def encode(path: Path, frames: np.ndarray, rate: int = 10, codec: str = "libx264", pix_fmt: str = "yuv420p") -> Path:

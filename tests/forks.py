@@ -1,7 +1,7 @@
 """Commands in processes of their own, without the seconds that each takes to import torch and transformers.
 
 `Forks` starts one Python that imports the libraries, and this project not at all; it forks for every command, which then
-runs as if started anew: with its own arguments, environment, folder, standard streams and exit code.
+runs as if started anew: with its own arguments, environment, folder, standard streams and exit code; but on one thread.
 """
 
 from __future__ import annotations
@@ -62,6 +62,14 @@ class Forks:
         self._process.communicate()
 
 
+def stay_on_one_thread() -> None:
+    """This process and its forks, whatever asks for more."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_num_threads = lambda count: None
+
+
 def _serve() -> None:
     """Returns in no fork, and here after the last command."""
     for line in sys.stdin:
@@ -99,5 +107,6 @@ if __name__ == "__main__":
     import torchvision.transforms.v2  # noqa: F401
     from transformers import TimesformerVideoProcessor, Trainer, pipeline  # noqa: F401
 
+    stay_on_one_thread()
     gc.freeze()  # else each fork, at its end, searches what is imported for garbage: seconds
     _serve()

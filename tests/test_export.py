@@ -64,6 +64,7 @@ def test_a_torch_program_gives_our_scores_without_us(random_checkpoint: str, vid
 
 
 @pytest.mark.slow
+@pytest.mark.extra("onnx", "onnxscript", "onnxruntime")
 @pytest.mark.parametrize(
     "sampling",
     [
@@ -74,8 +75,6 @@ def test_a_torch_program_gives_our_scores_without_us(random_checkpoint: str, vid
 def test_an_onnx_program_of_each_other_sampling(
     sampling: dict, random_checkpoint: str, video: Path, tmp_path: Path, edited: Callable[[dict], str]
 ) -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason="the extra [export]")
     checkpoint = edited(sampling)
     facts = main([checkpoint, str(tmp_path / "out"), "--format", "onnx", "--videos", str(video)])
     assert facts["agreement"]["model.onnx"]["logits"] < 1e-4 and facts["agreement"]["model.onnx"]["num_clips"] == 1
@@ -117,9 +116,8 @@ def test_of_several_labels_the_example_says_which_are_given(edited: Callable[[di
 
 
 @pytest.mark.slow
+@pytest.mark.extra("onnx", "onnxscript", "onnxruntime")
 def test_int8_is_smaller_and_says_how_far_it_is_off(random_checkpoint: str, tmp_path: Path) -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason="the extra [export]")
     facts = main([random_checkpoint, str(tmp_path / "out"), "--format", "onnx", "--quantize", "int8"])
     assert facts["megabytes"]["model.int8.onnx"] < 0.4 * facts["megabytes"]["model.onnx"]
     assert facts["agreement"]["model.int8.onnx"]["scores"] < 0.1

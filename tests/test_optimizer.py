@@ -107,10 +107,10 @@ def test_a_share_of_the_blocks_is_frozen_whatever_their_number(model: Timesforme
     assert {model.layer_id(name) for name, weight in model.named_parameters() if weight.requires_grad} == {3, 4}
 
 
+@pytest.mark.extra("peft")
 def test_merged_low_rank_additions_give_a_plain_model_with_the_same_logits(
     model: TimesformerForVideoClassification,
 ) -> None:
-    pytest.importorskip("peft")
     names = set(model.state_dict())
     choose_what_learns(model, LearningArguments(lora_rank=2))
     learning = {name for name, weight in model.named_parameters() if weight.requires_grad}

@@ -90,8 +90,8 @@ def run(forks: Forks, code: str, folder: Path, *arguments: object) -> subprocess
     return forks.run("script.py", *map(str, arguments), cwd=folder, **_ENVIRONMENT)
 
 
+@pytest.mark.extra("ray")
 def test_a_cluster_that_loses_a_machine_loses_no_video(bars: Path, tmp_path: Path, forks: Forks) -> None:
-    pytest.importorskip("ray")
     import datasets
 
     done = run(forks, _CLUSTER, tmp_path, bars, tmp_path / "out")
@@ -103,14 +103,11 @@ def test_a_cluster_that_loses_a_machine_loses_no_video(bars: Path, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "script.py"]
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.extra("s3fs", "moto")
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.extra("ray"))])
 def test_a_dataset_in_an_object_store_trains_as_one_on_disk(
     engine: str, bars: Path, tmp_path: Path, forks: Forks
 ) -> None:
-    pytest.importorskip("s3fs")
-    pytest.importorskip("moto")
-    if engine == "ray":
-        pytest.importorskip("ray")
     done = run(forks, _OBJECT_STORE, tmp_path, bars, engine)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all there" in done.stdout

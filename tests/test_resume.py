@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +57,6 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def same_weights(one: Path, other: Path) -> bool:
     first, second = (load_file(folder / "model.safetensors") for folder in (one, other))
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def same_threads() -> Iterator[None]:
-    """Sums of floats depend on the number of threads, and a run leaves a core to each process that reads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("finetune.run.use_all_cores", lambda training_args: None)
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

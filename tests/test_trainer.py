@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -14,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from data_prep.errors import UserError
-from finetune import probe, run
+from finetune import probe
 from finetune.run import main
 from finetune.trainer import VideoTrainer
 from finetune.weights import load_checkpoint
@@ -27,13 +26,6 @@ FAST = [
 
 def train(dataset: Path, output_dir: Path, *more: str, model: str = "timesformer-tiny") -> dict[str, float]:
     return main(["--dataset_name", str(dataset), "--output_dir", str(output_dir), "--model_name_or_path", model, *FAST, *more])  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "use_all_cores", lambda training_args: torch.set_num_threads(1))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +96,10 @@ def test_without_validation_the_probes_strength_is_judged_on_groups_that_were_he
     assert probe.folds(np.array([1, 1, 1])) == []
 
 
+@pytest.mark.extra("peft")
 def test_lora_ends_as_a_plain_checkpoint_that_predicts_what_was_measured(
     bars_dataset: Path, started: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("peft")
     train(bars_dataset, tmp_path / "out", "--lora_rank", "2", "--max_steps", "6", "--learning_rate", "1e-2", model=str(started))  # fmt: skip
     before, after = (load_file(folder / "model.safetensors") for folder in (started, tmp_path / "out"))
     assert before.keys() == after.keys()
