@@ -35,12 +35,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from finetune.arguments import ModelArguments
-from finetune.batch import ClipTransform, normalise
-from finetune.clip import ClipMaker, Clips
-from finetune.modeling import ATTENTION_TYPES
-from finetune.sampling import Sampling
-from finetune.weights import load_start
+from finetune.clips.batch import ClipTransform, normalise
+from finetune.clips.clip import ClipMaker, Clips
+from finetune.clips.sampling import Sampling
+from finetune.model.modeling import ATTENTION_TYPES
+from finetune.model.weights import load_start
+from finetune.settings.arguments import ModelArguments
 
 NUM_FRAMES, CROP = 8, 112
 # Of a clip played both ways: three frames of each eighth, whose middle one is the same both ways.

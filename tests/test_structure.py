@@ -39,7 +39,7 @@ def test_one_file_opens_videos() -> None:
     # The door, and behind it what decodes single packets of a file that went through it; those that only write videos;
     # and what names PyAV's version, in a card and for an app.
     assert importing == {
-        "data_prep/video.py", "data_prep/indexed.py", "data_prep/encode.py", "data_prep/demo.py", "finetune/card_facts.py",
+        "data_prep/video.py", "data_prep/indexed.py", "data_prep/encode.py", "data_prep/demo.py", "finetune/sharing/card_facts.py",
         "finetune/space.py",
     }  # fmt: skip
 

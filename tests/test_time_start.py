@@ -1,4 +1,4 @@
-"""finetune.time_start: a start from an image model that tells early from late before anything has learnt."""
+"""finetune.training.time_start: a start from an image model that tells early from late before anything has learnt."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import nn
 from transformers import TimesformerForVideoClassification, ViTConfig, ViTModel
 
 from data_prep.errors import UserError
-from finetune.arguments import ModelArguments
+from finetune.model.weights import load_start
 from finetune.run import main
-from finetune.time_start import start_contrast
-from finetune.weights import load_start
+from finetune.settings.arguments import ModelArguments
+from finetune.training.time_start import start_contrast
 
 
 def image_model(folder: Path, **changes: Any) -> str:
