@@ -38,7 +38,7 @@ from sklearn.preprocessing import StandardScaler
 from finetune.clips.batch import ClipTransform, normalise
 from finetune.clips.clip import ClipMaker, Clips
 from finetune.clips.sampling import Sampling
-from finetune.model.modeling import ATTENTION_TYPES
+from finetune.model.layer import ATTENTION_TYPES
 from finetune.model.weights import load_start
 from finetune.settings.arguments import ModelArguments
 

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForVideoClassification, TimesformerConfig, Trainer, TrainingArguments
 from transformers import TimesformerForVideoClassification as PlainTimesformer
 
-from finetune.model.modeling import ATTENTION_TYPES, TimesformerForVideoClassification, is_plain
+from finetune.model.layer import ATTENTION_TYPES
+from finetune.model.modeling import TimesformerForVideoClassification, is_plain
 
 Token = tuple[int, int, int] | None  # (row, column, frame), or the class token
 PATCH, FRAMES = 4, 3
@@ -304,7 +305,7 @@ def test_what_is_computed_again_for_the_backward_pass_draws_the_same_dropout(mon
         for layer in model.timesformer.encoder.layer:
             layer.output.dense.__class__ = Dropping
         if not again:
-            monkeypatch.setattr("finetune.model.modeling.checkpoint", lambda function, x, use_reentrant: function(x))
+            monkeypatch.setattr("finetune.model.layer.checkpoint", lambda function, x, use_reentrant: function(x))
         torch.manual_seed(0)
         model(clip(), labels=torch.tensor([0, 1])).loss.backward()
         gradients.append(model.timesformer.encoder.layer[0].intermediate.dense.weight.grad)

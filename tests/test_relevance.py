@@ -15,7 +15,8 @@ from data_prep.errors import UserError
 from data_prep.video import probe, read_frames
 from finetune.explain import main
 from finetune.model.attention import to_windows
-from finetune.model.modeling import ATTENTION_TYPES, TimesformerForVideoClassification
+from finetune.model.layer import ATTENTION_TYPES
+from finetune.model.modeling import TimesformerForVideoClassification
 from finetune.model.named_models import random_model
 from finetune.use.relevance import METHODS, explain_clip, step_back
 

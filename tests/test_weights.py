@@ -22,7 +22,8 @@ from transformers import (
 
 from data_prep.errors import UserError
 from finetune.clips.batch import ClipTransform, normalise
-from finetune.model.modeling import ATTENTION_TYPES, is_plain
+from finetune.model.layer import ATTENTION_TYPES
+from finetune.model.modeling import is_plain
 from finetune.model.named_models import NAMED_MODELS
 from finetune.model.weights import load_checkpoint, load_start
 from finetune.settings.arguments import ModelArguments

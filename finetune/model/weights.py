@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModel, TimesformerConfig, TimesformerVi
 from data_prep.errors import UserError
 from finetune.model.embeddings import grid_of, pair, resize_positions, resize_times
 from finetune.model.image_vit import HELP, State, extra_tokens, from_image_model
-from finetune.model.modeling import FIRST_STEPS, TimesformerForVideoClassification
+from finetune.model.layer import FIRST_STEPS
+from finetune.model.modeling import TimesformerForVideoClassification
 from finetune.model.named_models import NAMED_MODELS, random_model
 from finetune.model.processor import (
     AUTHORS_MEAN,

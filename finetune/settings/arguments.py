@@ -14,7 +14,7 @@ from data_prep.errors import UserError
 from data_prep.workers import available_cores
 from finetune.clips.sampling import STRATEGIES
 from finetune.clips.views import Views
-from finetune.model.modeling import ATTENTION_TYPES
+from finetune.model.layer import ATTENTION_TYPES
 from finetune.settings.learning import LearningArguments, check_learning
 from finetune.settings.recipe import NO_RECIPE, RECIPES, recipe_names, recipe_of, recipe_path, recipe_words
 

@@ -17,7 +17,8 @@ from data_prep.errors import UserError
 from finetune.clips.batch import collate, normalise
 from finetune.clips.clip import IGNORED, Clips
 from finetune.clips.dataset import Splits
-from finetune.model.modeling import TimesformerForVideoClassification, TimesformerLayer
+from finetune.model.layer import TimesformerLayer
+from finetune.model.modeling import TimesformerForVideoClassification
 from finetune.training.trainer import VideoTrainer
 
 # Chosen on clips of SkateboardML played both ways, for DINOv2-small at 112 px (benchmarks/README.md, "Accuracy").

@@ -19,7 +19,8 @@ from finetune.clips.batch import ClipTransform, normalise
 from finetune.clips.sampling import Sampling
 from finetune.clips.views import AVERAGES, Average, Views, spatial_crops
 from finetune.model.attention import StepDense, is_plain_linear
-from finetune.model.modeling import MULTI_LABEL, TimesformerForVideoClassification, TimesformerLayer, probabilities
+from finetune.model.layer import TimesformerLayer
+from finetune.model.modeling import MULTI_LABEL, TimesformerForVideoClassification, probabilities
 from finetune.model.thresholds import label_thresholds
 from finetune.model.weights import load_checkpoint
 from finetune.use.explanation import Explanation, explain

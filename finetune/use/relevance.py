@@ -18,7 +18,8 @@ import torch
 
 from data_prep.errors import UserError
 from finetune.model.attention import Window, from_windows, to_windows
-from finetune.model.modeling import FIRST_STEPS, LAST_WINDOW, TimesformerForVideoClassification
+from finetune.model.layer import FIRST_STEPS, LAST_WINDOW
+from finetune.model.modeling import TimesformerForVideoClassification
 
 METHODS = ("relevance", "rollout")
 
