@@ -39,8 +39,8 @@ from finetune.clips.batch import ClipTransform, normalise
 from finetune.clips.clip import ClipMaker, Clips
 from finetune.clips.sampling import Sampling
 from finetune.model.layer import ATTENTION_TYPES
+from finetune.model.wanted import ModelArguments
 from finetune.model.weights import load_start
-from finetune.settings.arguments import ModelArguments
 
 NUM_FRAMES, CROP = 8, 112
 # Of a clip played both ways: three frames of each eighth, whose middle one is the same both ways.

@@ -18,8 +18,8 @@ from transformers import AutoModel, TimesformerVideoProcessor
 from data_prep.video import probe, read_frames
 from finetune.clips.sampling import centre_indices
 from finetune.model.layer import ATTENTION_TYPES
+from finetune.model.wanted import ModelArguments
 from finetune.model.weights import load_start
-from finetune.settings.arguments import ModelArguments
 from finetune.training.time_start import start_contrast
 
 

@@ -97,8 +97,8 @@ def measure(way: str, model: str, videos: str, at_most: int) -> dict[str, object
 def write_random(name: str, folder: str) -> str:
     import torch
 
+    from finetune.model.wanted import ModelArguments
     from finetune.model.weights import load_start
-    from finetune.settings.arguments import ModelArguments
 
     torch.manual_seed(0)
     start = load_start(ModelArguments(model_name_or_path=name), [str(number) for number in range(400)])

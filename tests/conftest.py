@@ -143,8 +143,8 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny TimeSformer of 7 classes, random weights, saved with its processor."""
     import torch
 
+    from finetune.model.wanted import ModelArguments
     from finetune.model.weights import load_start
-    from finetune.settings.arguments import ModelArguments
 
     path = tmp_path_factory.mktemp("random_checkpoint")
     with torch.random.fork_rng(devices=[]):

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from data_prep.errors import UserError
+from finetune.model.wanted import ModelArguments
 from finetune.settings.arguments import (
     DataArguments,
     FinetuningArguments,
-    ModelArguments,
     Settings,
     _Parser,
     parse_arguments,

@@ -24,6 +24,7 @@ from finetune.clips.views import Views
 from finetune.compare import main as compare
 from finetune.evaluate import main as evaluate
 from finetune.folds import main as folds
+from finetune.model.wanted import ModelArguments
 from finetune.model.weights import load_checkpoint, load_start
 from finetune.results.evaluation import MULTI_LABEL, Protocol, choose_thresholds, evaluate_split
 from finetune.results.examples import hardest
@@ -31,7 +32,6 @@ from finetune.results.metrics import compute_all
 from finetune.results.predictions import COLUMNS
 from finetune.results.scoring import Scorer, _dealt
 from finetune.run import main as run
-from finetune.settings.arguments import ModelArguments
 from finetune.sharing.report import write_pictures
 
 

@@ -27,8 +27,8 @@ from transformers import (
 )
 
 from data_prep.errors import UserError
+from finetune.model.wanted import ModelArguments
 from finetune.model.weights import load_start
-from finetune.settings.arguments import ModelArguments
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 

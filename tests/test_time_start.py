@@ -14,9 +14,9 @@ from torch import nn
 from transformers import TimesformerForVideoClassification, ViTConfig, ViTModel
 
 from data_prep.errors import UserError
+from finetune.model.wanted import ModelArguments
 from finetune.model.weights import load_start
 from finetune.run import main
-from finetune.settings.arguments import ModelArguments
 from finetune.training.time_start import start_contrast
 
 

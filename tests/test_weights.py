@@ -25,8 +25,8 @@ from finetune.clips.batch import ClipTransform, normalise
 from finetune.model.layer import ATTENTION_TYPES
 from finetune.model.modeling import is_plain
 from finetune.model.named_models import NAMED_MODELS
+from finetune.model.wanted import ModelArguments
 from finetune.model.weights import load_checkpoint, load_start
-from finetune.settings.arguments import ModelArguments
 
 
 def wanted(name: Path | str, **changes: Any) -> ModelArguments:

@@ -24,7 +24,7 @@ from finetune.model.processor import (
     make_processor,
     renormalised,
 )
-from finetune.settings.arguments import ModelArguments
+from finetune.model.wanted import ModelArguments
 
 _PATCHES = "timesformer.embeddings.patch_embeddings.projection.weight"
 _POSITIONS = "timesformer.embeddings.position_embeddings"
