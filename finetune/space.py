@@ -28,7 +28,7 @@ from finetune.clips.sampling import Sampling
 from finetune.hub import check_finished, pushed_files
 from finetune.model.modeling import MULTI_LABEL, is_plain
 from finetune.model.weights import load_checkpoint
-from finetune.sharing.card import environment, read_clip_code
+from finetune.results.templates import environment, read_clip_code
 from finetune.sharing.contract import check
 
 GRADIO_VERSION = "6.31.0"  # what the app was tried with

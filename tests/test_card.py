@@ -10,7 +10,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from finetune.clips.sampling import Sampling
-from finetune.sharing.card import CardFacts, as_markdown_text, render_card
+from finetune.results.templates import as_markdown_text
+from finetune.sharing.card import CardFacts, render_card
 
 FACTS = CardFacts(
     name="skate", repo_id="me/skate", labels=["Kickflip", "Ollie"], base_model="facebook/timesformer-base-finetuned-k400",

@@ -18,8 +18,8 @@ from finetune.clips.sampling import Sampling
 from finetune.model.modeling import TimesformerForVideoClassification
 from finetune.model.named_models import NAMED_MODELS
 from finetune.model.processor import make_processor, tell_sampling
+from finetune.results.templates import read_clip_code
 from finetune.sharing import contract
-from finetune.sharing.card import read_clip_code
 from finetune.sharing.contract import Clips, check, clip_of
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from finetune.clips.sampling import Sampling
+from finetune.results.templates import environment, read_clip_code
 
-_TEMPLATES = Path(__file__).parents[2] / "model_cards"
 _TABLE_CLASSES = 12  # whose confusion matrix fits a page as text; of more, the most frequent confusions are told
 _SHOWN_CONFUSIONS = 10
 _SHOWN_CURVE = 12  # rows
@@ -90,20 +87,6 @@ def render_card(facts: CardFacts) -> str:
     return f"---\n{card_data(facts).to_yaml()}\n---\n\n{body}"
 
 
-def read_clip_code(sampling: Sampling, num_frames: int) -> str:
-    """Python that reads the clip a model is shown with PyAV and numpy alone: `read_clip(path)`."""
-    return environment().get_template("read_clip.py.jinja").render(sampling=sampling, num_frames=num_frames)
-
-
-def environment() -> jinja2.Environment:
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )  # fmt: skip
-    made.filters |= {"text": as_markdown_text, "code": as_code, "repo": as_repo_id, "duration": as_duration}
-    return made
-
-
 def most_frequent_confusions(facts: CardFacts) -> list[tuple[str, str, int]]:
     """(true, predicted, videos), the most frequent first."""
     wrong = [
@@ -161,26 +144,3 @@ def eval_results(facts: CardFacts) -> list[EvalResult]:
             )
         )
     return results
-
-
-def as_markdown_text(text: Any) -> str:
-    """`text` as it reads, in Markdown: no control characters, and every character with a meaning escaped."""
-    plain = "".join(char if char.isprintable() else " " for char in str(text))
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$-])", r"\\\1", plain)
-
-
-def as_duration(seconds: float) -> str:
-    if seconds < 600:
-        return f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
-    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
-
-
-def as_repo_id(text: Any) -> str:
-    """`text` where code names a repository: nothing that could end a string or a code block."""
-    return re.sub(r"[^\w./-]", "-", str(text), flags=re.ASCII)
-
-
-def as_code(text: Any) -> str:
-    """`text` as code, in a Markdown table too: in backticks unless it holds what they, or a table's cell, would not keep."""
-    plain = "".join(char if char.isprintable() else " " for char in str(text))
-    return f"<code>{as_markdown_text(plain)}</code>" if re.search(r"[`|\\]", plain) else f"`{plain}`"
