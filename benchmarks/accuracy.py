@@ -35,12 +35,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from finetune.arguments import ModelArguments
-from finetune.batch import ClipTransform, normalise
-from finetune.clip import ClipMaker, Clips
-from finetune.modeling import ATTENTION_TYPES
-from finetune.sampling import Sampling
-from finetune.weights import load_start
+from finetune.clips.batch import ClipTransform, normalise
+from finetune.clips.clip import ClipMaker, Clips
+from finetune.clips.sampling import Sampling
+from finetune.model.layer import ATTENTION_TYPES
+from finetune.model.wanted import ModelArguments
+from finetune.model.weights import load_start
 
 NUM_FRAMES, CROP = 8, 112
 # Of a clip played both ways: three frames of each eighth, whose middle one is the same both ways.
@@ -87,7 +87,8 @@ class Accuracy:
             )
         for scheme in ATTENTION_TYPES:
             # A mirrored clip goes the same way in time, so clips are flipped here too.
-            flags = [*small, "--attention_type", scheme, "--drop_path_rate", "0"]
+            flags = [*small, "--attention_type", scheme, "--drop_path_rate", "0", "--learning_rate", "3e-4"]
+            flags += ["--layer_decay", "0.65"]
             flags += [] if scheme == "space_only" else ["--time_start", "contrast"]
             yield (
                 f"{scheme}/{name}-arrow/{seed}",

@@ -32,9 +32,9 @@ from transformers import TimesformerVideoProcessor
 from transformers.trainer_utils import set_seed
 
 from data_prep.schema import STORES
-from finetune.batch import ClipTransform, collate
-from finetune.clip import ClipMaker, Clips, read_clip
-from finetune.sampling import Sampling
+from finetune.clips.batch import ClipTransform, collate
+from finetune.clips.clip import ClipMaker, Clips, read_clip
+from finetune.clips.sampling import Sampling
 
 STRIDES = {"kinetics": 32, "720p": 32, "ucf101": 16, "ssv2": 4}
 

@@ -16,11 +16,11 @@ import torch
 from transformers import AutoModel, TimesformerVideoProcessor
 
 from data_prep.video import probe, read_frames
-from finetune.arguments import ModelArguments
-from finetune.modeling import ATTENTION_TYPES
-from finetune.sampling import centre_indices
-from finetune.time_start import start_contrast
-from finetune.weights import load_start
+from finetune.clips.sampling import centre_indices
+from finetune.model.layer import ATTENTION_TYPES
+from finetune.model.wanted import ModelArguments
+from finetune.model.weights import load_start
+from finetune.training.time_start import start_contrast
 
 
 def main(name: str, videos: list[str]) -> None:

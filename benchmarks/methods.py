@@ -18,9 +18,9 @@ from data_prep.index import PacketIndex
 from data_prep.indexed import _decode, opened_bytes
 from data_prep.schema import STORES
 from data_prep.video import read_frames
-from finetune.batch import ClipTransform, collate
-from finetune.clip import ClipMaker, read_clip
-from finetune.sampling import Sampling
+from finetune.clips.batch import ClipTransform, collate
+from finetune.clips.clip import ClipMaker, read_clip
+from finetune.clips.sampling import Sampling
 
 DOCS, TORCHCODEC = "docs' loop (PyAV from frame 0)", "torchcodec exact"
 DOCS_BATCH, TORCHCODEC_BATCH = "docs' loop + image processor", "torchcodec exact + video processor"

@@ -67,7 +67,7 @@ def compare(options: argparse.Namespace) -> None:
 
 def measure(way: str, model: str, videos: str, at_most: int) -> dict[str, object]:
     """Seconds by the clock and of the CPU for all files, and each one's first label and score."""
-    from finetune.inputs import find_inputs
+    from finetune.use.inputs import find_inputs
 
     sources = find_inputs([videos])
     sources = sources[:: -(-len(sources) // at_most)]
@@ -82,8 +82,8 @@ def measure(way: str, model: str, videos: str, at_most: int) -> dict[str, object
             answers[source.path] = (best["label"], best["score"])
     else:
         from data_prep.workers import available_cores
-        from finetune.classifier import Ask
-        from finetune.model_flags import load_classifier
+        from finetune.use.classifier import Ask
+        from finetune.use.model_flags import load_classifier
 
         dtype = "bfloat16" if way.endswith("bfloat16") else "float32"
         classifier = load_classifier(argparse.Namespace(model=model, device="cpu", dtype=dtype))
@@ -97,8 +97,8 @@ def measure(way: str, model: str, videos: str, at_most: int) -> dict[str, object
 def write_random(name: str, folder: str) -> str:
     import torch
 
-    from finetune.arguments import ModelArguments
-    from finetune.weights import load_start
+    from finetune.model.wanted import ModelArguments
+    from finetune.model.weights import load_start
 
     torch.manual_seed(0)
     start = load_start(ModelArguments(model_name_or_path=name), [str(number) for number in range(400)])

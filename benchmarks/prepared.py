@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 
 from data_prep.schema import STORES
-from finetune.clip import Rows
+from finetune.clips.clip import Rows
 
 
 class Prepared:

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from transformers import TimesformerConfig
 from transformers import TimesformerForVideoClassification as Plain
 
-from finetune.attention import eager_attention
-from finetune.modeling import TimesformerForVideoClassification as Ours
+from finetune.model.attention import eager_attention
+from finetune.model.modeling import TimesformerForVideoClassification as Ours
 
 CASES: dict[str, dict[str, Any]] = {
     "base": {},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data_prep.errors import UserError
-    from finetune.classifier import Classifier, load
+    from finetune.use.classifier import Classifier, load
 
 __all__ = ["Classifier", "UserError", "load"]
 
@@ -18,7 +18,7 @@ __all__ = ["Classifier", "UserError", "load"]
 def __getattr__(name: str) -> Any:
     """Imported when asked for: torch and transformers take seconds, which `--help` and reading processes do without."""
     if name in ("Classifier", "load"):
-        from finetune import classifier
+        from finetune.use import classifier
 
         return getattr(classifier, name)
     if name == "UserError":

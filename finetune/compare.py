@@ -10,8 +10,8 @@ from math import comb
 from pathlib import Path
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly, printable
-from finetune.intervals import Interval, bootstrap, resampling_units
-from finetune.predictions import Predictions, read_predictions
+from finetune.results.intervals import Interval, bootstrap, resampling_units
+from finetune.results.predictions import Predictions, read_predictions
 
 
 @dataclass(frozen=True)

@@ -20,18 +20,18 @@ from accelerate import PartialState
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly, printable
 from data_prep.workers import available_cores
-from finetune.arguments import default_workers
-from finetune.batch import ClipTransform
-from finetune.clip import ClipMaker
-from finetune.dataset import load_split
-from finetune.evaluation import Evaluation, Protocol, evaluate_split
-from finetune.output import check_writable, write_json
-from finetune.predictions import write_predictions
-from finetune.sampling import Sampling
-from finetune.scoring import Scorer
-from finetune.views import AVERAGES, Views
-from finetune.watch import Watch, naming_videos
-from finetune.weights import load_checkpoint
+from finetune.clips.batch import ClipTransform
+from finetune.clips.clip import ClipMaker
+from finetune.clips.dataset import load_split
+from finetune.clips.sampling import Sampling
+from finetune.clips.views import AVERAGES, Views
+from finetune.clips.watch import Watch, naming_videos
+from finetune.model.weights import load_checkpoint
+from finetune.results.evaluation import Evaluation, Protocol, evaluate_split
+from finetune.results.output import check_writable, write_json
+from finetune.results.predictions import write_predictions
+from finetune.results.scoring import Scorer
+from finetune.settings.arguments import default_workers
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """python -m finetune.explain MODEL VIDEO --output heat.mp4: where and when in a video the model looked for its answer.
 
 Writes a video, the clip's frames as the model saw them and beside each its heat, and the same as a strip of pictures. The
-methods are described, with their sources, in finetune/relevance.py.
+methods are described, with their sources, in finetune/use/relevance.py.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
-from finetune.explanation import Explanation, explain, write_strip, write_video
-from finetune.model_flags import add_model_flags, load_classifier
-from finetune.output import check_spares
-from finetune.relevance import METHODS
+from finetune.results.output import check_spares
+from finetune.use.explanation import Explanation, explain, write_strip, write_video
+from finetune.use.model_flags import add_model_flags, load_classifier
+from finetune.use.relevance import METHODS
 
 
 def main(argv: list[str] | None = None) -> Explanation:

@@ -16,12 +16,22 @@ import torch
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.store import whole_directory, write_json
-from finetune.batch import normalise
-from finetune.classifier import Classifier, load
-from finetune.export_example import example_script, preprocessing
-from finetune.exported import FORMATS, compare, in_batches, latency_ms, needs, opened, quantize, versions, write_program
-from finetune.inputs import find_inputs
-from finetune.reading import ClipReader
+from finetune.clips.batch import normalise
+from finetune.use.classifier import Classifier, load
+from finetune.use.export_example import example_script, preprocessing
+from finetune.use.exported import (
+    FORMATS,
+    compare,
+    in_batches,
+    latency_ms,
+    needs,
+    opened,
+    quantize,
+    versions,
+    write_program,
+)
+from finetune.use.inputs import find_inputs
+from finetune.use.reading import ClipReader
 
 _NUM_CLIPS = 4  # of noise, where no videos are given
 

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly, printable
-from finetune.arguments import parse_arguments
-from finetune.dataset import count_folds
-from finetune.figures import plot_confusion
-from finetune.intervals import NUM_RESAMPLES, bootstrap, resampling_units
-from finetune.output import write_json
-from finetune.predictions import read_predictions
+from finetune.clips.dataset import count_folds
+from finetune.results.figures import plot_confusion
+from finetune.results.intervals import NUM_RESAMPLES, bootstrap, resampling_units
+from finetune.results.output import write_json
+from finetune.results.predictions import read_predictions
+from finetune.settings.arguments import parse_arguments
 
 _COMMAND = "folds_command.json"
 

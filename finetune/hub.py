@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_prep.apart import LIMIT_MINUTES, Upload, check_nothing_private, check_repo_id, upload_apart
 from data_prep.errors import CommandLine, UserError, exit_cleanly
-from finetune.contract import Clips, check, clip_of
+from finetune.sharing.contract import Clips, check, clip_of
 
 _NEEDED_FILES = ("README.md", "config.json", "video_preprocessor_config.json")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.workers import available_cores
-from finetune.inputs import find_inputs
-from finetune.model_flags import add_model_flags, load_classifier, not_negative, positive, positive_seconds
-from finetune.output import check_spares
-from finetune.rows import APPENDED, Row, as_written, done_before, writer_to
+from finetune.results.output import check_spares
+from finetune.use.inputs import find_inputs
+from finetune.use.model_flags import add_model_flags, load_classifier, not_negative, positive, positive_seconds
+from finetune.use.rows import APPENDED, Row, as_written, done_before, writer_to
 
 _FORMATS = {
     "a prediction of whole videos": ("table", "json", "jsonl", "csv"),
@@ -40,12 +40,12 @@ def main(argv: list[str] | None = None) -> list[Row]:
     if options.timeline:
         check_spares_inputs(options, ())
         classifier = load_classifier(options)
-        from finetune import timeline
+        from finetune.use import timeline
 
         return timeline.run(options, classifier)
     if options.stream:
         classifier = load_classifier(options)
-        from finetune import live
+        from finetune.use import live
 
         return live.run(options, classifier)
     return predict_videos(options)
@@ -55,9 +55,9 @@ def predict_videos(options: argparse.Namespace) -> list[Row]:
     sources = find_inputs(options.inputs)
     check_spares_inputs(options, [source.path for source in sources])
     classifier = load_classifier(options)
-    from finetune.classifier import Ask
-    from finetune.resuming import settings_of
-    from finetune.views import Views
+    from finetune.clips.views import Views
+    from finetune.use.classifier import Ask
+    from finetune.use.resuming import settings_of
 
     ask = Ask(options.top_k, Views.parse(options.views), options.average, options.batch_size)
     before: set[str] = set()

@@ -23,8 +23,22 @@ from data_prep.apart import check_repo_id
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.login import check_login
 from data_prep.workers import available_cores
-from finetune.adapters import choose_what_learns, merge_lora
-from finetune.arguments import (
+from finetune.clips.batch import Augmentation, ClipTransform, collate
+from finetune.clips.clip import ClipMaker, Clips
+from finetune.clips.dataset import Splits, load_splits, stream_splits
+from finetune.clips.demo import prepare_demo
+from finetune.clips.sampling import Sampling
+from finetune.clips.stream import ParquetRows, Place, StreamedClips, steps_per_pass
+from finetune.clips.views import Views
+from finetune.clips.watch import Watch, naming_videos
+from finetune.hub import push
+from finetune.model.modeling import MULTI_LABEL
+from finetune.model.named_models import NAMED_MODELS
+from finetune.model.processor import tell_sampling
+from finetune.model.weights import Start, load_start
+from finetune.results.evaluation import Evaluation
+from finetune.results.metrics import compute_metrics
+from finetune.settings.arguments import (
     BEST_OF_SEVERAL,
     SMALL_DATA,
     DataArguments,
@@ -32,30 +46,16 @@ from finetune.arguments import (
     Settings,
     parse_arguments,
 )
-from finetune.batch import Augmentation, ClipTransform, collate
-from finetune.checkpoints import check_resumed_labels, steps_done
-from finetune.clip import ClipMaker, Clips
-from finetune.contract import measured_clips
-from finetune.dataset import Splits, load_splits, stream_splits
-from finetune.demo import prepare_demo
-from finetune.evaluation import Evaluation
-from finetune.hub import push
-from finetune.interruption import Interrupted
-from finetune.metrics import compute_metrics
-from finetune.modeling import MULTI_LABEL
-from finetune.named_models import NAMED_MODELS
-from finetune.optimizer import accumulation_for
-from finetune.probe import train_head
-from finetune.processor import tell_sampling
-from finetune.report import evaluate, print_next_commands, write_report
-from finetune.run_folder import RunFolder
-from finetune.sampling import Sampling
-from finetune.stream import ParquetRows, Place, StreamedClips, steps_per_pass
-from finetune.time_start import start_time
-from finetune.trainer import VideoTrainer
-from finetune.views import Views
-from finetune.watch import Watch, naming_videos
-from finetune.weights import Start, load_start
+from finetune.sharing.contract import measured_clips
+from finetune.sharing.report import evaluate, print_next_commands, write_report
+from finetune.training.adapters import choose_what_learns, merge_lora
+from finetune.training.checkpoints import check_resumed_labels, steps_done
+from finetune.training.interruption import Interrupted
+from finetune.training.optimizer import accumulation_for
+from finetune.training.probe import train_head
+from finetune.training.run_folder import RunFolder
+from finetune.training.time_start import start_time
+from finetune.training.trainer import VideoTrainer
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

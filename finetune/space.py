@@ -24,12 +24,12 @@ import yaml
 from data_prep.apart import LIMIT_MINUTES, Upload, check_nothing_private, check_repo_id, upload_apart
 from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.store import whole_directory
-from finetune.card import environment, read_clip_code
-from finetune.contract import check
+from finetune.clips.sampling import Sampling
 from finetune.hub import check_finished, pushed_files
-from finetune.modeling import MULTI_LABEL, is_plain
-from finetune.sampling import Sampling
-from finetune.weights import load_checkpoint
+from finetune.model.modeling import MULTI_LABEL, is_plain
+from finetune.model.weights import load_checkpoint
+from finetune.results.templates import environment, read_clip_code
+from finetune.sharing.contract import check
 
 GRADIO_VERSION = "6.31.0"  # what the app was tried with
 _MODEL_FILES = (".safetensors", ".index.json", "config.json")

@@ -158,8 +158,8 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny TimeSformer of 7 classes, random weights, saved with its processor."""
     import torch
 
-    from finetune.arguments import ModelArguments
-    from finetune.weights import load_start
+    from finetune.model.wanted import ModelArguments
+    from finetune.model.weights import load_start
 
     path = tmp_path_factory.mktemp("random_checkpoint")
     with torch.random.fork_rng(devices=[]):
@@ -179,8 +179,8 @@ def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes half the time of a tiny run. test_run.py and test_evaluate.py look at what is drawn."""
-    monkeypatch.setattr("finetune.report.plot_curves", lambda log, path: None)
-    monkeypatch.setattr("finetune.report.write_pictures", lambda evaluation, maker, folder: None)
+    monkeypatch.setattr("finetune.sharing.report.plot_curves", lambda log, path: None)
+    monkeypatch.setattr("finetune.sharing.report.write_pictures", lambda evaluation, maker, folder: None)
 
 
 @pytest.fixture(scope="session")

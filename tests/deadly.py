@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from finetune.inputs import Input
-from finetune.reading import ClipReader, ReadVideo
+from finetune.use.inputs import Input
+from finetune.use.reading import ClipReader, ReadVideo
 
 
 class Deadly(ClipReader):

@@ -1,4 +1,4 @@
-"""finetune.arguments: one flat list of settings; the command line wins; what is unknown is an error."""
+"""finetune.settings.arguments: one flat list of settings; the command line wins; what is unknown is an error."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 import yaml
 
 from data_prep.errors import UserError
-from finetune.arguments import (
+from finetune.model.wanted import ModelArguments
+from finetune.settings.arguments import (
     DataArguments,
     FinetuningArguments,
-    ModelArguments,
     Settings,
     _Parser,
     parse_arguments,
 )
-from finetune.learning import LearningArguments
-from finetune.recipe import recipe_names, recipe_path
+from finetune.settings.learning import LearningArguments
+from finetune.settings.recipe import recipe_names, recipe_path
 
 BASE = ["--dataset_name", "d", "--model_name_or_path", "timesformer-tiny", "--output_dir", "o"]
 

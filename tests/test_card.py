@@ -1,4 +1,4 @@
-"""finetune.card: facts in, a card out; and nothing in a fact can break YAML, Markdown or the template."""
+"""finetune.sharing.card: facts in, a card out; and nothing in a fact can break YAML, Markdown or the template."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from finetune.card import CardFacts, as_markdown_text, render_card
-from finetune.sampling import Sampling
+from finetune.clips.sampling import Sampling
+from finetune.results.templates import as_markdown_text
+from finetune.sharing.card import CardFacts, render_card
 
 FACTS = CardFacts(
     name="skate", repo_id="me/skate", labels=["Kickflip", "Ollie"], base_model="facebook/timesformer-base-finetuned-k400",

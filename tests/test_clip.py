@@ -1,4 +1,4 @@
-"""finetune.clip and finetune.batch: the store's own frames, the processor's own pixels, augmentation that repeats."""
+"""finetune.clips.clip and finetune.clips.batch: the store's own frames, the processor's own pixels, augmentation that repeats."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from data_prep.errors import UserError
 from data_prep.images import encode_jpeg
 from data_prep.index import PacketIndex
 from data_prep.prepare import main as data_prep
-from finetune.batch import Augmentation, ClipTransform, collate, normalise
-from finetune.clip import IGNORED, ClipMaker, Clips, Rows, read_clip
-from finetune.sampling import Sampling
+from finetune.clips.batch import Augmentation, ClipTransform, collate, normalise
+from finetune.clips.clip import IGNORED, ClipMaker, Clips, Rows, read_clip
+from finetune.clips.sampling import Sampling
 
 
 def processor(**changes: object) -> TimesformerVideoProcessor:

@@ -1,4 +1,4 @@
-"""finetune.clock: training time is the sum over the parts of a run."""
+"""finetune.training.clock: training time is the sum over the parts of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.clock import TrainingClock
+from finetune.training.clock import TrainingClock
 
 
 def test_the_parts_of_a_run_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""finetune.contract: what plain transformers makes of a checkpoint, in a process of its own, is what we make of it."""
+"""finetune.sharing.contract: what plain transformers makes of a checkpoint, in a process of its own, is what we make of it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from data_prep.errors import UserError
 from data_prep.video import probe_times, read_frames
-from finetune import contract
-from finetune.card import read_clip_code
-from finetune.contract import Clips, check, clip_of
-from finetune.modeling import TimesformerForVideoClassification
-from finetune.named_models import NAMED_MODELS
-from finetune.processor import make_processor, tell_sampling
-from finetune.sampling import Sampling
+from finetune.clips.sampling import Sampling
+from finetune.model.modeling import TimesformerForVideoClassification
+from finetune.model.named_models import NAMED_MODELS
+from finetune.model.processor import make_processor, tell_sampling
+from finetune.results.templates import read_clip_code
+from finetune.sharing import contract
+from finetune.sharing.contract import Clips, check, clip_of
 
 
 @pytest.fixture

@@ -17,22 +17,22 @@ from PIL import Image
 from test_run import FAST, with_lost_videos
 
 from data_prep.errors import UserError
-from finetune.arguments import ModelArguments
-from finetune.batch import ClipTransform, collate
-from finetune.clip import IGNORED, ClipMaker, Clips
+from finetune.clips.batch import ClipTransform, collate
+from finetune.clips.clip import IGNORED, ClipMaker, Clips
+from finetune.clips.dataset import load_splits
+from finetune.clips.views import Views
 from finetune.compare import main as compare
-from finetune.dataset import load_splits
 from finetune.evaluate import main as evaluate
-from finetune.evaluation import MULTI_LABEL, Protocol, choose_thresholds, evaluate_split
-from finetune.examples import hardest
 from finetune.folds import main as folds
-from finetune.metrics import compute_all
-from finetune.predictions import COLUMNS
-from finetune.report import write_pictures
+from finetune.model.wanted import ModelArguments
+from finetune.model.weights import load_checkpoint, load_start
+from finetune.results.evaluation import MULTI_LABEL, Protocol, choose_thresholds, evaluate_split
+from finetune.results.examples import hardest
+from finetune.results.metrics import compute_all
+from finetune.results.predictions import COLUMNS
+from finetune.results.scoring import Scorer, _dealt
 from finetune.run import main as run
-from finetune.scoring import Scorer, _dealt
-from finetune.views import Views
-from finetune.weights import load_checkpoint, load_start
+from finetune.sharing.report import write_pictures
 
 
 @pytest.fixture(scope="module")

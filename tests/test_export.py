@@ -17,9 +17,9 @@ from data_prep.errors import UserError
 from data_prep.video import read_frames
 from finetune import load
 from finetune.export import main
-from finetune.export_example import example_script, preprocessing
-from finetune.exported import compare
 from finetune.predict import main as predict
+from finetune.use.export_example import example_script, preprocessing
+from finetune.use.exported import compare
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def timed_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune.exported._TIMED_SECONDS", 0.0)
+    monkeypatch.setattr("finetune.use.exported._TIMED_SECONDS", 0.0)
 
 
 def run_example(folder: Path, video: Path) -> dict[str, float]:

@@ -16,7 +16,7 @@ from test_run import FAST
 from data_prep.errors import UserError
 from data_prep.prepare import main as data_prep
 from finetune import folds
-from finetune.output import write_json
+from finetune.results.output import write_json
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import yaml
 from conftest import Run
 from huggingface_hub import ModelCard
 
-from finetune.figures import plain
+from finetune.results.figures import plain
 
 ROOT = Path(__file__).parents[1]
 LABELS = [

@@ -64,7 +64,7 @@ def test_a_pushed_run_loads_by_name_and_predicts_as_ours(
 def test_a_dataset_on_the_hub_trains_as_the_local_one_does(python: Run, tmp_path: Path, bars_dataset: Path) -> None:
     """Pushed as Parquet with the videos inside; the paths of this machine are gone, the clips are the same."""
     code = (
-        "import sys, datasets; from finetune.clip import Rows, read_clip; from finetune.dataset import load_splits;"
+        "import sys, datasets; from finetune.clips.clip import Rows, read_clip; from finetune.clips.dataset import load_splits;"
         "datasets.load_from_disk(sys.argv[1]).push_to_hub('me/bars-data');"
         "ours, theirs = load_splits(sys.argv[1], True), load_splits('me/bars-data', True);"
         "pairs = [pair for split in ('train', 'validation', 'test')"
@@ -95,7 +95,7 @@ def test_a_published_dataset_comes_back_whole_also_streamed(hub: Any, python: Ru
         card = hub.files(f"me/{store}", "dataset")["README.md"].decode()
         assert "video-classification" in card and "| left |" in card and f'load_dataset("me/{store}")' in card
         code = (
-            "import sys, datasets, numpy; from finetune.clip import read_clip; name = sys.argv[1];"
+            "import sys, datasets, numpy; from finetune.clips.clip import read_clip; name = sys.argv[1];"
             "ours = datasets.load_from_disk(name)['train']; theirs = datasets.load_dataset('me/' + name)['train'];"
             "stream = datasets.load_dataset('me/' + name, split='train', streaming=True);"
             "mine, yours, streamed = ({row['video_id']: row for row in rows} for rows in (ours, theirs, stream));"

@@ -1,4 +1,4 @@
-"""finetune.image_vit: a TimeSformer that starts from an image model is that image model on a still clip."""
+"""finetune.model.image_vit: a TimeSformer that starts from an image model is that image model on a still clip."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from transformers import (
 )
 
 from data_prep.errors import UserError
-from finetune.arguments import ModelArguments
-from finetune.weights import load_start
+from finetune.model.wanted import ModelArguments
+from finetune.model.weights import load_start
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import UserError
-from finetune.inputs import Input, find_inputs
+from finetune.use.inputs import Input, find_inputs
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""finetune.intervals and finetune.compare: what chance could have done."""
+"""finetune.results.intervals and finetune.compare: what chance could have done."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from scipy.stats import binomtest
 from data_prep.errors import UserError, exit_cleanly
 from finetune.compare import main as compare
 from finetune.compare import mcnemar
-from finetune.intervals import bootstrap, class_statistics, label_statistics, resampling_units
-from finetune.metrics import compute_all
-from finetune.multilabel_metrics import compute_multilabel
+from finetune.results.intervals import bootstrap, class_statistics, label_statistics, resampling_units
+from finetune.results.metrics import compute_all
+from finetune.results.multilabel_metrics import compute_multilabel
 
 
 def _mean_of(values: np.ndarray):

@@ -1,4 +1,4 @@
-"""finetune.losses and finetune.mixing: numbers a reader can check, and torch's own."""
+"""finetune.training.losses and finetune.training.mixing: numbers a reader can check, and torch's own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from finetune.clip import IGNORED
-from finetune.losses import Loss, as_targets, balanced_weights
-from finetune.mixing import Mixing, paste
+from finetune.clips.clip import IGNORED
+from finetune.training.losses import Loss, as_targets, balanced_weights
+from finetune.training.mixing import Mixing, paste
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.0, 1.0, 0.0], [1.0, 1.0, 3.0], [-2.0, 0.0, 1.0]], dtype=torch.float64)
 LABELS = torch.tensor([0, 1, 2, 0])

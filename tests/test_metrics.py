@@ -1,4 +1,4 @@
-"""finetune.metrics, multilabel_metrics, calibration: equal to scikit-learn's, and to what was worked out by hand."""
+"""finetune.results.metrics, multilabel_metrics, calibration: equal to scikit-learn's, and to what was worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 import sklearn.metrics as sk
 from transformers import EvalPrediction
 
-from finetune.calibration import expected_calibration_error
-from finetune.counts import top_k_right
-from finetune.metrics import SCALARS, compute_all, compute_metrics, confusion_matrix
-from finetune.multilabel_metrics import best_thresholds, compute_multilabel, sigmoid
+from finetune.results.calibration import expected_calibration_error
+from finetune.results.counts import top_k_right
+from finetune.results.metrics import SCALARS, compute_all, compute_metrics, confusion_matrix
+from finetune.results.multilabel_metrics import best_thresholds, compute_multilabel, sigmoid
 
 LOGITS = np.eye(3)[[0, 0, 1, 1, 2, 0]] * 2.0  # predicted 0 0 1 1 2 0
 LABELS = np.array([0, 0, 1, 2, 2, 1])

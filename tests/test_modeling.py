@@ -1,4 +1,4 @@
-"""finetune.modeling: TimeSformer as the paper and the authors' code define it, for clips of any size.
+"""finetune.model.modeling: TimeSformer as the paper and the authors' code define it, for clips of any size.
 
 The reference below is written from the definition: one query token at a time, with the list of tokens it attends to.
 """
@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForVideoClassification, TimesformerConfig, Trainer, TrainingArguments
 from transformers import TimesformerForVideoClassification as PlainTimesformer
 
-from finetune.modeling import ATTENTION_TYPES, TimesformerForVideoClassification, is_plain
+from finetune.model.layer import ATTENTION_TYPES
+from finetune.model.modeling import TimesformerForVideoClassification, is_plain
 
 Token = tuple[int, int, int] | None  # (row, column, frame), or the class token
 PATCH, FRAMES = 4, 3
@@ -304,7 +305,7 @@ def test_what_is_computed_again_for_the_backward_pass_draws_the_same_dropout(mon
         for layer in model.timesformer.encoder.layer:
             layer.output.dense.__class__ = Dropping
         if not again:
-            monkeypatch.setattr("finetune.modeling.checkpoint", lambda function, x, use_reentrant: function(x))
+            monkeypatch.setattr("finetune.model.layer.checkpoint", lambda function, x, use_reentrant: function(x))
         torch.manual_seed(0)
         model(clip(), labels=torch.tensor([0, 1])).loss.backward()
         gradients.append(model.timesformer.encoder.layer[0].intermediate.dense.weight.grad)
@@ -415,7 +416,7 @@ def test_names_for_weight_decay_and_layer_wise_rates() -> None:
 def test_the_fused_kernel_and_the_written_out_attention_agree(
     attention_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("finetune.attention._SHORT_ON_CPU", {})  # the fused kernel for short sequences too
+    monkeypatch.setattr("finetune.model.attention._SHORT_ON_CPU", {})  # the fused kernel for short sequences too
     model = small_model(attention_type)
     assert model.config._attn_implementation == "sdpa"
     with torch.no_grad():

@@ -9,12 +9,12 @@ import torch
 from transformers import TimesformerConfig
 
 from data_prep.errors import UserError
-from finetune.adapters import choose_what_learns, merge_lora
-from finetune.ema import MovingAverage
-from finetune.learning import LearningArguments, check_learning
-from finetune.modeling import TimesformerForVideoClassification
-from finetune.optimizer import accumulation_for, milestone_schedule, parameter_groups
-from finetune.sampler import VideoSampler
+from finetune.model.modeling import TimesformerForVideoClassification
+from finetune.settings.learning import LearningArguments, check_learning
+from finetune.training.adapters import choose_what_learns, merge_lora
+from finetune.training.ema import MovingAverage
+from finetune.training.optimizer import accumulation_for, milestone_schedule, parameter_groups
+from finetune.training.sampler import VideoSampler
 
 
 @pytest.fixture

@@ -24,13 +24,13 @@ from data_prep.errors import UserError, exit_cleanly
 from data_prep.single_pass import probe_and_read
 from data_prep.video import open_video, read_frames
 from finetune import load
-from finetune.batch import normalise
-from finetune.inputs import find_inputs
-from finetune.output import csv_cell, from_csv_cell
+from finetune.clips.batch import normalise
+from finetune.clips.sampling import Sampling
+from finetune.model.weights import load_checkpoint
 from finetune.predict import main
-from finetune.reading import read_all
-from finetune.sampling import Sampling
-from finetune.weights import load_checkpoint
+from finetune.results.output import csv_cell, from_csv_cell
+from finetune.use.inputs import find_inputs
+from finetune.use.reading import read_all
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_file_that_goes_while_it_is_read_costs_its_own_row(
             raise OSError(5, "Input/output error")
         return probe_and_read(source, choose)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("finetune.reading.probe_and_read", gone)
+    monkeypatch.setattr("finetune.use.reading.probe_and_read", gone)
     rows = {Path(row["video"]).name: row for row in main([model, str(videos), "--num_workers", "0"])}
     assert rows["long.mp4"]["error"] == "cannot be read: Input/output error"
     assert "predictions" in rows["short.MKV"]
@@ -353,7 +353,7 @@ def patch_counter(patch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 def test_from_python_and_nothing_is_imported_before_it_is_asked_for(videos: Path) -> None:
-    code = "import sys, finetune, finetune.compare, finetune.predict, finetune.reading; print({'torch', 'transformers', 'matplotlib'} & set(sys.modules))"
+    code = "import sys, finetune, finetune.compare, finetune.predict, finetune.use.reading; print({'torch', 'transformers', 'matplotlib'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"
     assert finetune.load is load and finetune.UserError is UserError

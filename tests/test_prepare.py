@@ -21,7 +21,7 @@ from data_prep.errors import UserError, exit_cleanly
 from data_prep.images import decode_jpeg
 from data_prep.prepare import main
 from data_prep.video import read_frames
-from finetune.clip import read_clip
+from finetune.clips.clip import read_clip
 
 
 def run(*arguments: object) -> dict:

@@ -57,8 +57,8 @@ if __name__ == "__main__":
     os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
     import s3fs
     from data_prep.prepare import main
-    from finetune.clip import read_clip
-    from finetune.dataset import load_splits
+    from finetune.clips.clip import read_clip
+    from finetune.clips.dataset import load_splits
 
     files = s3fs.S3FileSystem()
     files.mkdir("bucket")

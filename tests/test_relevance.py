@@ -13,11 +13,12 @@ from transformers import TimesformerConfig
 
 from data_prep.errors import UserError
 from data_prep.video import probe, read_frames
-from finetune.attention import to_windows
 from finetune.explain import main
-from finetune.modeling import ATTENTION_TYPES, TimesformerForVideoClassification
-from finetune.named_models import random_model
-from finetune.relevance import METHODS, explain_clip, step_back
+from finetune.model.attention import to_windows
+from finetune.model.layer import ATTENTION_TYPES
+from finetune.model.modeling import TimesformerForVideoClassification
+from finetune.model.named_models import random_model
+from finetune.use.relevance import METHODS, explain_clip, step_back
 
 
 def tiny(attention_type: str = "divided_space_time", num_frames: int = 4) -> TimesformerForVideoClassification:

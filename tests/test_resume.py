@@ -19,9 +19,9 @@ from forks import Forks
 from safetensors.torch import load_file
 
 from data_prep.errors import exit_cleanly
-from finetune.checkpoints import complete_checkpoints, publish, remove_old
 from finetune.run import main
-from finetune.trainer import VideoTrainer
+from finetune.training.checkpoints import complete_checkpoints, publish, remove_old
+from finetune.training.trainer import VideoTrainer
 
 ROOT = Path(__file__).parents[1]
 # Everything random at once: 24 videos twice an epoch in batches of 4, two a step: 6 steps an epoch.
@@ -124,7 +124,7 @@ def test_old_checkpoints_go_but_not_the_best(tmp_path: Path) -> None:
 TWO = """
 import os, signal, sys
 from finetune.run import main
-from finetune.trainer import VideoTrainer
+from finetune.training.trainer import VideoTrainer
 from data_prep.errors import exit_cleanly
 whole = VideoTrainer.training_step
 def training_step(self, *args, **kwargs):

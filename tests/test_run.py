@@ -29,7 +29,7 @@ from transformers import (
 
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.video import probe, read_frames
-from finetune import clip as clip_module
+from finetune.clips import clip as clip_module
 from finetune.predict import main as predict
 from finetune.run import main
 

@@ -1,4 +1,4 @@
-"""finetune.sampling: the frames that each strategy promises, by number and by time."""
+"""finetune.clips.sampling: the frames that each strategy promises, by number and by time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from test_clip import processor
 
-from finetune import sampling
-from finetune.sampling import (
+from finetune.clips import sampling
+from finetune.clips.sampling import (
     Sampling,
     frames_at_rate,
     random_indices,

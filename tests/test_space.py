@@ -19,10 +19,10 @@ from test_contract import save  # noqa: F401
 
 from data_prep.errors import UserError
 from finetune import space
-from finetune.contract import clip_of
-from finetune.modeling import TimesformerForVideoClassification
+from finetune.clips.sampling import Sampling
+from finetune.model.modeling import TimesformerForVideoClassification
 from finetune.predict import main as predict
-from finetune.sampling import Sampling
+from finetune.sharing.contract import clip_of
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""finetune.stream: every video once a pass, on any number of nodes and processes, and a run that goes on where it was."""
+"""finetune.clips.stream: every video once a pass, on any number of nodes and processes, and a run that goes on where it was."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from test_run import FAST
 
 from data_prep.errors import UserError
 from data_prep.prepare import main as data_prep
-from finetune.batch import ClipTransform, collate
-from finetune.clip import ClipMaker
+from finetune.clips.batch import ClipTransform, collate
+from finetune.clips.clip import ClipMaker
+from finetune.clips.stream import ParquetRows, Place, StreamedClips, parquet_rows
 from finetune.run import main
-from finetune.stream import ParquetRows, Place, StreamedClips, parquet_rows
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_every_video_comes_once_a_pass(shards: str, nodes: int, workers: int, mo
     for rank in range(nodes):
         for worker in range(workers):
             info = type("Info", (), {"id": worker, "num_workers": workers})
-            monkeypatch.setattr("finetune.stream.get_worker_info", lambda info=info: info)
+            monkeypatch.setattr("finetune.clips.stream.get_worker_info", lambda info=info: info)
             stream = clips(shards, rank=rank, world_size=nodes)
             pieces = stream.rows.pieces(nodes * workers)
             monkeypatch.setattr(stream, "_pass", lambda own, number, skip: [(piece, number) for piece in own])

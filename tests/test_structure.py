@@ -12,6 +12,7 @@ from forks import Forks
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+ROOMS = ("clips", "model", "settings", "results", "training", "use", "sharing")  # each may import those before it
 
 
 def imports(path: Path) -> set[str]:
@@ -39,7 +40,7 @@ def test_one_file_opens_videos() -> None:
     # The door, and behind it what decodes single packets of a file that went through it; those that only write videos;
     # and what names PyAV's version, in a card and for an app.
     assert importing == {
-        "data_prep/video.py", "data_prep/indexed.py", "data_prep/encode.py", "data_prep/demo.py", "finetune/card_facts.py",
+        "data_prep/video.py", "data_prep/indexed.py", "data_prep/encode.py", "data_prep/demo.py", "finetune/sharing/card_facts.py",
         "finetune/space.py",
     }  # fmt: skip
 
@@ -47,10 +48,33 @@ def test_one_file_opens_videos() -> None:
 def test_nothing_imports_an_entry_point() -> None:
     entries = {
         "finetune.run", "finetune.predict", "finetune.evaluate", "finetune.compare", "finetune.folds", "finetune.explain", "finetune.export",
-        "data_prep.__main__",
+        "finetune.space", "data_prep.__main__",
     }  # fmt: skip
     for path in ROOT.glob("[df]*/**/*.py"):
         assert not imports(path) & entries, path
+
+
+def test_rooms_lean_one_way() -> None:
+    assert {path.parent.name for path in ROOT.glob("finetune/*/*.py")} == set(ROOMS)
+    for number, room in enumerate(ROOMS):
+        allowed = {f"finetune.{before}" for before in ROOMS[: number + 1]}
+        for path in (ROOT / "finetune" / room).rglob("*.py"):
+            within = {".".join(name.split(".")[:2]) for name in imports(path) if name.split(".")[0] == "finetune"}
+            assert within <= allowed, path
+
+
+def test_rooms_open_at_once() -> None:
+    """`--help`, `finetune.compare` and the processes that read videos import some files of a room, not all of it."""
+    for path in ROOT.glob("finetune/*/__init__.py"):
+        assert len(ast.parse(path.read_text()).body) == 1 and not imports(path), path
+
+
+def test_every_package_is_installed() -> None:
+    """What pyproject.toml lists; a checkout would do without, an installation would lack the folder."""
+    listed = re.search(r"^packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
+    assert listed
+    found = {".".join(path.relative_to(ROOT).parts[:-1]) for path in ROOT.glob("[df]*/**/__init__.py")}
+    assert set(re.findall(r'"([\w.]+)"', listed[1])) == found | {"model_cards"}
 
 
 def test_no_metric_is_fetched_and_no_remote_code_is_trusted() -> None:
@@ -74,15 +98,17 @@ def test_readme_holds_the_two_commands_ci_runs() -> None:
         assert f"\n{command}\n" in ci
 
 
-def test_readme_names_every_file_of_both_packages() -> None:
-    for folder in ("data_prep", "finetune"):
-        row = next(line for line in README.splitlines() if line.startswith(f"| `{folder}/` |"))
-        missing = [
-            path.name
-            for path in (ROOT / folder).rglob("*.py")
-            if path.name != "__init__.py" and f"`{path.name}`" not in row
-        ]
-        assert not missing
+def test_readme_names_every_file_where_it_is() -> None:
+    rows = {
+        line.split("`")[1]: line for line in README.splitlines() if line.startswith(("| `data_prep/", "| `finetune/"))
+    }
+    held: dict[str, set[str]] = {place: set() for place in rows}
+    for path in (path for top in ("data_prep", "finetune") for path in (ROOT / top).rglob("*.py")):
+        if path.name != "__init__.py":
+            folders = [f"{folder.as_posix()}/" for folder in path.relative_to(ROOT).parents]
+            held[next(folder for folder in folders if folder in rows)].add(path.name)
+    assert {place: set(re.findall(r"`(\w+\.py)`", row)) for place, row in rows.items()} == held
+    assert set(rows) == {"data_prep/", "finetune/", *(f"finetune/{room}/" for room in ROOMS)}
 
 
 EXPLAIN = """

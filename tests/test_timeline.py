@@ -18,10 +18,10 @@ from conftest import encode, gray_ramp
 
 from data_prep.errors import UserError
 from finetune import load
-from finetune.classifier import Classifier
-from finetune.live import Growing
 from finetune.predict import main
-from finetune.timeline import Timeline, as_text, make_timeline, mean_over_windows, plot_timeline
+from finetune.use.classifier import Classifier
+from finetune.use.live import Growing
+from finetune.use.timeline import Timeline, as_text, make_timeline, mean_over_windows, plot_timeline
 
 
 def stand_in(classifier: Classifier) -> Classifier:
@@ -142,7 +142,7 @@ def test_an_answer_does_not_wait_for_the_end_of_a_stream(
         answered.set()
         return ""
 
-    monkeypatch.setattr("finetune.live._line", line)
+    monkeypatch.setattr("finetune.use.live._line", line)
     writing = threading.Thread(target=write_most_and_wait)
     writing.start()
     main([random_checkpoint, str(pipe), "--stream", "--window_seconds", "0.5"])

@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from data_prep.errors import UserError
-from finetune import probe
+from finetune.model.weights import load_checkpoint
 from finetune.run import main
-from finetune.trainer import VideoTrainer
-from finetune.weights import load_checkpoint
+from finetune.training import probe
+from finetune.training.trainer import VideoTrainer
 
 FAST = [
     "--no_flip", "--short_side_jitter", "48", "50", "--per_device_train_batch_size", "4", "--dataloader_num_workers", "0",

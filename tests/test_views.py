@@ -1,4 +1,4 @@
-"""finetune.views: what evaluation sees of a video."""
+"""finetune.clips.views: what evaluation sees of a video."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from test_clip import processor
 
 from data_prep.errors import UserError
 from data_prep.prepare import main as data_prep
-from finetune.batch import ClipTransform
-from finetune.clip import ClipMaker, Rows
-from finetune.sampling import Sampling
-from finetune.views import VideoViews, Views, read_views, spatial_crops
+from finetune.clips.batch import ClipTransform
+from finetune.clips.clip import ClipMaker, Rows
+from finetune.clips.sampling import Sampling
+from finetune.clips.views import VideoViews, Views, read_views, spatial_crops
 
 
 def test_the_fields_notation() -> None:

@@ -1,12 +1,12 @@
-"""finetune.watch: what a person is told when loader processes die or are slow."""
+"""finetune.clips.watch: what a person is told when loader processes die or are slow."""
 
 from __future__ import annotations
 
 import pytest
 
 from data_prep.errors import UserError
-from finetune import watch
-from finetune.watch import Pace, Watch, naming_videos, wait_remedy
+from finetune.clips import watch
+from finetune.clips.watch import Pace, Watch, naming_videos, wait_remedy
 
 
 @pytest.mark.parametrize(

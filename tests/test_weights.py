@@ -1,4 +1,4 @@
-"""finetune.weights: the right weights under the right head, or a message that says why not."""
+"""finetune.model.weights: the right weights under the right head, or a message that says why not."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from transformers import (
 )
 
 from data_prep.errors import UserError
-from finetune.arguments import ModelArguments
-from finetune.batch import ClipTransform, normalise
-from finetune.modeling import ATTENTION_TYPES, is_plain
-from finetune.named_models import NAMED_MODELS
-from finetune.weights import load_checkpoint, load_start
+from finetune.clips.batch import ClipTransform, normalise
+from finetune.model.layer import ATTENTION_TYPES
+from finetune.model.modeling import is_plain
+from finetune.model.named_models import NAMED_MODELS
+from finetune.model.wanted import ModelArguments
+from finetune.model.weights import load_checkpoint, load_start
 
 
 def wanted(name: Path | str, **changes: Any) -> ModelArguments:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from finetune.sampling import Sampling
-from finetune.windows import Slide, slide_for, sliding_clips
+from finetune.clips.sampling import Sampling
+from finetune.use.windows import Slide, slide_for, sliding_clips
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""TimeSformer and the weights, processor and thresholds that make it a classifier."""

@@ -1,0 +1,1 @@
+"""What a finished run leaves for others: report, card, and a checkpoint that keeps its promise."""

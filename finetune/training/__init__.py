@@ -1,0 +1,1 @@
+"""How the weights learn, and what a run keeps on the disk while they do."""

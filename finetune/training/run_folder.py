@@ -1,0 +1,87 @@
+"""The folder of a run: whether it may be written to, whether it holds a run to go on with, and what it begins with."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import yaml
+
+from data_prep.errors import UserError
+from finetune.results.output import write_json
+from finetune.settings.arguments import Settings
+from finetune.training.checkpoints import checkpoint_to_resume, complete_checkpoints
+
+RECIPE = "recipe.yaml"
+_UNFINISHED = (
+    "unfinished.json"  # there from the start of a run to its end: the command, and whether it was told to stop
+)
+
+
+class RunFolder:
+    """`--output_dir` of the command `argv`.
+
+    A run that was stopped or killed goes on when the same command is given again. With --overwrite_output_dir it does
+    so only if it was told to stop: who kills a run and asks for another wants another.
+    """
+
+    def __init__(self, settings: Settings, argv: list[str]):
+        self.path = Path(settings.training.output_dir)
+        self.argv = argv
+        self.overwrite = settings.training.overwrite_output_dir
+        self.resume = settings.training.resume_from_checkpoint
+        if self.resume is None and self._same_command_unfinished() and complete_checkpoints(self.path):
+            self.resume = "latest"
+
+    @functools.cached_property
+    def checkpoint(self) -> str | None:
+        """The one the run goes on from. Raises `UserError` where there is none as asked for."""
+        return checkpoint_to_resume(str(self.path), self.resume)
+
+    def _same_command_unfinished(self) -> bool:
+        try:
+            unfinished = json.loads((self.path / _UNFINISHED).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return bool(unfinished["argv"] == self.argv and (unfinished["stopped"] or not self.overwrite))
+
+    def check(self, needed: list[str]) -> None:
+        """Raises `UserError` for a folder that must not be touched; `needed` are paths that this run reads."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--output_dir {self.path} is a file: give a directory.")
+        if not self.path.is_dir() or not any(self.path.iterdir()) or self._same_command_unfinished():
+            return
+        if not self.resume and not self.overwrite:
+            raise UserError(f"--output_dir {self.path} exists: choose another, continue it with --resume_from_checkpoint, or replace it with --overwrite_output_dir.")  # fmt: skip
+        if not (self.path / RECIPE).is_file():
+            raise UserError(f"--output_dir {self.path} is not a run of this project, so it is left alone: choose another.")  # fmt: skip
+        for path in needed:
+            if not self.resume and self.path.resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
+                raise UserError(f"--overwrite_output_dir would delete {path}, which this run needs: choose another --output_dir.")  # fmt: skip
+
+    def begin(self, settings: Settings) -> None:
+        """Makes the folder, emptied unless the run goes on in it, with the run's recipe."""
+        if self.path.is_dir() and not self.resume:
+            for path in self.path.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._mark(stopped=False)
+        (self.path / RECIPE).write_text(yaml.safe_dump(settings.recipe, sort_keys=False), encoding="utf-8")
+        if self.checkpoint:
+            print(f"going on from {self.checkpoint} (to start anew, delete {self.path})", flush=True)
+
+    def stopped(self) -> None:
+        """The run was told to stop, and saved."""
+        self._mark(stopped=True)
+
+    def finish(self) -> None:
+        """The run is whole."""
+        (self.path / _UNFINISHED).unlink(missing_ok=True)
+
+    def _mark(self, stopped: bool) -> None:
+        write_json(self.path / _UNFINISHED, {"argv": self.argv, "stopped": stopped})

@@ -1,0 +1,99 @@
+"""What a training leaves on the disk: checkpoints, complete or absent, and the model; of a moving average, both weights."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from transformers import Trainer
+
+from finetune.training.checkpoints import STAGING, TRAINING_WEIGHTS, publish, publish_files, remove_old
+from finetune.training.clock import TrainingClock
+from finetune.training.ema import MovingAverage
+
+
+class SavingTrainer(Trainer):
+    """transformers' Trainer, but what it writes appears whole, and the model card is left to `finetune.sharing.card`.
+
+    With an `average` it is the average that is evaluated and saved, beside the weights that training goes on from.
+    """
+
+    clock: TrainingClock
+    average: MovingAverage | None = None
+    _staging = False  # whether what is saved goes to `STAGING`
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Trainer's, written elsewhere and given its name when it is complete."""
+        with self._staged() as staging:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            self._complete_checkpoint(staging / f"checkpoint-{self.state.global_step}")
+
+    def _complete_checkpoint(self, staged: Path) -> None:
+        output_dir = Path(self.args.output_dir)
+        best = output_dir / f"checkpoint-{self.state.best_global_step}"
+        if best.name == staged.name or best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        if not self.args.should_save:
+            return
+        self.clock.write(staged)
+        self.state.save_to_json(str(staged / "trainer_state.json"))
+        if self.average is not None:
+            save_file(self.average.training_weights(), staged / TRAINING_WEIGHTS)
+        publish(staged, output_dir / staged.name)
+        remove_old(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.average is not None:
+            self.average = MovingAverage(self.model, self.average.decay)
+            self.average.load(load_file(Path(resume_from_checkpoint) / TRAINING_WEIGHTS))
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        uses_weights = self.control.should_evaluate or self.control.should_save
+        averaged = self.average.in_place() if self.average is not None and uses_weights else contextlib.nullcontext()
+        with averaged:
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    # The model
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's; in the run's own folder each file appears whole."""
+        if output_dir is not None:
+            return super().save_model(output_dir, _internal_call)
+        with self._staged() as staging:
+            super().save_model(str(staging), _internal_call)
+            if self.args.should_save:
+                publish_files(staging, Path(self.args.output_dir))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: Trainer's card would overwrite ours."""
+
+    # Both
+
+    @contextmanager
+    def _staged(self) -> Iterator[Path]:
+        """A folder of the run for what is being written; leaves when all processes have."""
+        staging = Path(self.args.output_dir) / STAGING
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._staging = True
+        try:
+            yield staging
+        finally:
+            self._staging = False
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where Trainer writes and looks for checkpoints."""
+        return str(Path(self.args.output_dir) / STAGING) if self._staging else self.args.output_dir

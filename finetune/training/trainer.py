@@ -1,0 +1,246 @@
+"""The one Trainer that trains here, as thin as it can be."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Sampler
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from data_prep.workers import available_cores
+from finetune.clips.batch import normalise
+from finetune.clips.clip import IGNORED, Clips
+from finetune.clips.stream import StreamedClips
+from finetune.clips.watch import Pace, wait_remedy
+from finetune.model.modeling import MULTI_LABEL
+from finetune.settings.learning import LearningArguments
+from finetune.training.clock import TrainingClock
+from finetune.training.ema import MovingAverage
+from finetune.training.first_batch import plot_batch
+from finetune.training.interruption import Interruption
+from finetune.training.losses import Loss, as_targets, balanced_weights
+from finetune.training.mixing import Mixing
+from finetune.training.optimizer import milestone_schedule, parameter_groups
+from finetune.training.sampler import VideoSampler
+from finetune.training.saving import SavingTrainer
+
+_WAIT_WARNING = 0.1  # share of the time
+
+
+class VideoTrainer(SavingTrainer):
+    """transformers' Trainer for uint8 clips, which it normalises on the device, learning as `LearningArguments` say.
+
+    It logs the share of time that steps waited for data (`data_wait`), clips a second and the time left, and keeps which
+    videos could not be read (`unreadable`, {video_id: reason}). Everything random is a function of the seed and of the
+    epoch or step, so that a run which was stopped and resumed ends with the weights of one that was not.
+    """
+
+    def __init__(
+        self,
+        *,
+        train_dataset: Clips | StreamedClips,
+        learning: LearningArguments | None = None,
+        store: str | None = None,
+        **kwargs: Any,
+    ):
+        self.learning, self.pace, self.store = learning or LearningArguments(), Pace(), store
+        self.unreadable: dict[str, str] = {}
+        self.interruption, self.clock = Interruption(), TrainingClock()
+        self._warned = self._pictured = False
+        self.batch_of_step = 0  # of the optimizer step under way
+        self.sampler: VideoSampler | None = None
+        self.optimizer: Any
+        self.lr_scheduler: Any
+        super().__init__(train_dataset=train_dataset, compute_loss_func=self._loss_of_outputs, **kwargs)
+        self.label_smoother = None  # `Loss` smooths
+        self.multi_label = self.model.config.problem_type == MULTI_LABEL
+        self.loss = self._make_loss()
+        self.mixing = Mixing(self.learning.mixup_alpha, self.learning.cutmix_alpha, self.learning.cutmix_probability)
+        for callback in (_Follow(self), self.interruption):
+            self.add_callback(callback)
+        if self.learning.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(self.learning.early_stopping_patience))
+
+    # What learns, and how fast
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            groups = parameter_groups(
+                model, self.args.learning_rate, self.args.weight_decay, self.learning.weight_decay_on,
+                self.learning.layer_decay,
+            )  # fmt: skip
+            self.optimizer = optimizer(groups, **settings)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None and self.learning.lr_milestones:
+            multiplier = milestone_schedule(
+                self.learning.lr_milestones, self.learning.lr_milestone_factor, self.args.num_train_epochs,
+                num_training_steps, self.args.get_warmup_steps(num_training_steps),
+            )  # fmt: skip
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, multiplier)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> Any:
+        """Where --auto_find_batch_size has made batches smaller, a step takes more of them, to about the same number."""
+        target = self.learning.target_batch_size
+        if self.args.auto_find_batch_size and target is not None and batch_size is not None:
+            steps = max(1, round(target / (batch_size * self.args.world_size)))
+            self.args.gradient_accumulation_steps = self.accelerator.gradient_accumulation_steps = steps
+        return super()._inner_training_loop(batch_size=batch_size, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self.learning.ema_decay:
+            self.average = MovingAverage(self.model, self.learning.ema_decay)
+        with self.interruption.listening():
+            output = super().train(*args, **kwargs)
+        if self.average is not None and self.state.best_model_checkpoint is None:
+            self.average.load(self.average.weights)
+        return output
+
+    # Batches and their loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        clips = self.train_dataset
+        if not isinstance(clips, Clips):
+            return None
+        labels = clips.labels() if self.learning.sampler == "balanced" else None
+        self.sampler = VideoSampler(len(clips), self.args.seed, labels, self.learning.repeated_augmentation)
+        return self.sampler
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        with self.pace.waiting():
+            return super().get_batch_samples(*args, **kwargs)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        self.unreadable.update(inputs.pop("unreadable", ()))
+        inputs = super()._prepare_inputs(inputs)
+        inputs["pixel_values"] = normalise(inputs["pixel_values"], self.processing_class)
+        return inputs
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if model.training:
+            inputs = self._mixed(inputs)
+            self._picture_first(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _mixed(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Targets in place of labels, mixed with other clips of the batch; not where a video could not be read."""
+        pixels, targets = inputs["pixel_values"], as_targets(inputs["labels"], self.model.config.num_labels)
+        if self.mixing.is_on and not (targets == IGNORED).any():  # which waits for the device
+            place = (self.args.seed, self.state.global_step, self.batch_of_step, self.args.process_index)
+            pixels, targets = self.mixing(pixels, targets, np.random.default_rng(place))
+        self.batch_of_step += 1
+        return {**inputs, "pixel_values": pixels, "labels": targets}
+
+    def _loss_of_outputs(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        """In evaluation the plain one, whatever is trained with: comparable between runs."""
+        logits = outputs["logits"]
+        loss = self.loss if self.model.training else Loss(self.multi_label)
+        targets = as_targets(labels, logits.shape[-1])
+        if num_items_in_batch is None:
+            num_items_in_batch = (labels != IGNORED).sum()
+        return loss(logits, targets, num_items_in_batch.clamp(min=1))  # of no readable video the loss is 0, not NaN
+
+    def _make_loss(self) -> Loss:
+        weights = None
+        if self.learning.class_weights is not None:
+            weights = balanced_weights(self.train_dataset.labels(), self.model.config.num_labels)
+        return Loss(self.multi_label, self.args.label_smoothing_factor, weights, self.learning.focal_gamma)
+
+    def _picture_first(self, inputs: dict[str, Any]) -> None:
+        path = Path(self.args.output_dir) / "first_batch.png"
+        if not self._pictured and self.is_world_process_zero() and not path.exists():
+            names = [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
+            plot_batch(inputs["pixel_values"], inputs["labels"], self.processing_class, names, path)
+        self._pictured = True
+
+    def gather_unreadable(self) -> None:
+        """Every process learns which videos the others could not read."""
+        if self.args.world_size > 1:
+            found: list[Any] = [None] * self.args.world_size
+            torch.distributed.all_gather_object(found, self.unreadable)
+            self.unreadable = {video_id: reason for one in found for video_id, reason in one.items()}
+
+    # Logs
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            clips = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            logs |= self.pace.take(clips, self.state.max_steps - self.state.global_step)
+            self._warn_of_waiting(logs.get("data_wait", 0))
+        super().log(logs, *args, **kwargs)
+
+    def _warn_of_waiting(self, share: float) -> None:
+        if share > _WAIT_WARNING and not self._warned and self.is_world_process_zero():
+            self._warned = True
+            cores = max(1, available_cores() // max(1, self.args.world_size))
+            print(wait_remedy(share, self.args.dataloader_num_workers, cores, self.store), file=sys.stderr)
+
+    # Loaders
+
+    def get_train_dataloader(self) -> DataLoader:
+        """A stream deals itself to processes: accelerate, which would deal it again, is left out."""
+        if not isinstance(self.train_dataset, StreamedClips):
+            return super().get_train_dataloader()
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            self.train_dataset,
+            self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        with self._every_video():
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        with self._every_video():
+            return super().get_test_dataloader(*args, **kwargs)
+
+    @contextmanager
+    def _every_video(self) -> Iterator[None]:
+        """Trainer drops the last batch of evaluation too when --dataloader_drop_last is given."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+
+class _Follow(TrainerCallback):
+    """Tells clips, order and moving average where training is."""
+
+    def __init__(self, trainer: VideoTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        epoch = int(state.epoch or 0)
+        self.trainer.train_dataset.set_epoch(epoch)
+        if self.trainer.sampler is not None:
+            self.trainer.sampler.set_epoch(epoch)
+        self.trainer.pace.starting = True
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.batch_of_step = 0
+        self.trainer.pace.step_begins()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.average is not None:
+            self.trainer.average.update(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.pace.step_ends()

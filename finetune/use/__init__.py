@@ -1,0 +1,1 @@
+"""A trained model at work: asked about files, streams and long videos, explained, exported."""
