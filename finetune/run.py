@@ -91,6 +91,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         trainer.save_model()
         evaluation = evaluate(trainer, splits, Views.parse(settings.data.eval_views))
     trainer.gather_unreadable()
+    trainer.accelerator.end_training()  # leaves the process group, whose threads may abort a process that ends with them
     metrics = evaluation.metrics if evaluation else {}
     if trainer.is_world_process_zero():
         write_report(trainer, splits, settings, evaluation, hub_model_id, time.monotonic() - started)
