@@ -89,8 +89,7 @@ class Accuracy:
             )
         for scheme in ATTENTION_TYPES:
             # A mirrored clip goes the same way in time, so clips are flipped here too.
-            flags = [*small, "--attention_type", scheme, "--drop_path_rate", "0", "--learning_rate", "3e-4"]
-            flags += ["--layer_decay", "0.65"]
+            flags = [*small, "--attention_type", scheme, "--drop_path_rate", "0"]
             flags += [] if scheme == "space_only" else ["--time_start", "contrast"]
             yield (
                 f"{scheme}/{name}-arrow/{seed}",
