@@ -14,6 +14,7 @@ import datasets
 import torch
 import transformers
 
+from data_prep.report.facts import plural
 from data_prep.workers import available_cores
 from finetune.clips.dataset import Splits
 from finetune.model.modeling import MULTI_LABEL, is_plain
@@ -156,7 +157,7 @@ def _curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
 def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU ({_cpu_name()}, {available_cores()} cores)" if device.type == "cpu" else device.type
+    return f"CPU ({_cpu_name()}, {plural(available_cores(), 'core')})" if device.type == "cpu" else device.type
 
 
 def _cpu_name() -> str:
