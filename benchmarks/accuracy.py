@@ -6,7 +6,8 @@
 
 IMAGE_MODEL: a ViT, DeiT or DINOv2 checkpoint. FOLDER: videos with lists of a train and a test split. Needs the extra
 `bench`. Rows: frozen/SET, frozen/SET-arrow, ordered/SET-arrow (logistic regression on frozen class tokens, averaged over
-the frames or side by side), small_data/SET/SEED, SCHEME/SET/SEED and SCHEME/SET-arrow/SEED for the attention schemes,
+the frames or side by side), frozen-early/SET and frozen-late/SET (likewise, of frames a third of a segment before and after
+the middle ones), small_data/SET/SEED, SCHEME/SET/SEED and SCHEME/SET-arrow/SEED for the attention schemes,
 demo/SCHEME/SEED, and guide/SET/SEED, guide-random/SET/SEED: the settings of transformers' task guide for video
 classification. The guide samples and augments with pytorchvideo, which no longer imports; its dense clips, short sides
 256 to 320 for a crop of 224, crops and flips are those of this project here.
@@ -55,14 +56,15 @@ class Accuracy:
     def __init__(self, image_model: str, work: Path, folders: list[Path]):
         self.image_model, self.work = image_model, work
         self.folders = {folder.name: folder for folder in folders}
-        self.known: dict[Path, list[tuple[torch.Tensor, list[int]]]] = {}
+        self.known: dict[tuple[Path, int], list[tuple[torch.Tensor, list[int]]]] = {}
 
     def rows(self, seeds: list[int]) -> Iterator[tuple[str, Row]]:
         """(name, what runs it)."""
         for name in self.folders:
             for kind in ("frozen", "ordered"):
                 yield f"{kind}/{name}-arrow", lambda name=name, kind=kind: self.frozen(self.arrow(name), kind)
-            yield f"frozen/{name}", lambda name=name: self.frozen(self.prepared(name), "frozen")
+            for kind in ("frozen", "frozen-early", "frozen-late"):
+                yield f"{kind}/{name}", lambda name=name, kind=kind: self.frozen(self.prepared(name), kind)
             for seed in seeds:
                 yield from self.trained(name, seed)
         for scheme in ATTENTION_TYPES:
@@ -117,22 +119,30 @@ class Accuracy:
 
     def frozen(self, dataset: Path, kind: str) -> dict[str, Any]:
         """Logistic regression of scikit-learn's default strength on standardised features of all training videos."""
-        if dataset not in self.known:
+        parts = 1 if kind in ("frozen", "ordered") else 3  # frames of a segment
+        if (dataset, parts) not in self.known:
             splits = load_from_disk(str(dataset))
             train = concatenate_datasets([splits[split] for split in splits if split != "test"])
-            self.known[dataset] = [self.class_tokens(rows) for rows in (train, splits["test"])]
-        (known, labels), (asked, answers) = self.known[dataset]
-        join = (lambda tokens: tokens.mean(1)) if kind == "frozen" else (lambda tokens: tokens.flatten(1))
+            self.known[dataset, parts] = [self.class_tokens(rows, parts) for rows in (train, splits["test"])]
+        (known, labels), (asked, answers) = self.known[dataset, parts]
+        join = {
+            "frozen": lambda tokens: tokens.mean(1),
+            "frozen-early": lambda tokens: tokens[:, 0::parts].mean(1),
+            "frozen-late": lambda tokens: tokens[:, 2::parts].mean(1),
+            "ordered": lambda tokens: tokens.flatten(1),
+        }[kind]
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
         right = model.fit(join(known).numpy(), labels).score(join(asked).numpy(), answers)
         return {"top1": right, "videos": len(answers), "command": " ".join(sys.argv)}
 
     @torch.no_grad()
-    def class_tokens(self, rows: Dataset) -> tuple[torch.Tensor, list[int]]:
-        """The image model's class token of each frame, float32 (videos, NUM_FRAMES, hidden_size), and the labels."""
+    def class_tokens(self, rows: Dataset, parts: int) -> tuple[torch.Tensor, list[int]]:
+        """The image model's class token of the middle frame of each of `parts` parts of each of NUM_FRAMES segments, in
+        order: float32 (videos, NUM_FRAMES * parts, hidden_size), and the labels."""
         wanted = ModelArguments(self.image_model, num_frames=1, image_size=[CROP], attention_type="space_only")
         start = load_start(wanted, ["a", "b"])
-        clips = Clips(rows, ClipMaker(NUM_FRAMES, ClipTransform(start.processor), Sampling("segments")), training=False)
+        maker = ClipMaker(NUM_FRAMES * parts, ClipTransform(start.processor), Sampling("segments"))
+        clips = Clips(rows, maker, training=False)
         backbone, tokens = start.model.eval().timesformer, []
         for i in range(len(clips)):
             frames = normalise(clips[i]["pixel_values"], start.processor)[:, None]
