@@ -6,10 +6,10 @@
 
 IMAGE_MODEL: a ViT, DeiT or DINOv2 checkpoint. FOLDER: videos with lists of a train and a test split. Needs the extra
 `bench`. Rows: frozen/SET, frozen/SET-arrow, ordered/SET-arrow (logistic regression on frozen class tokens, averaged over
-the frames or side by side), frozen-early/SET and frozen-late/SET (likewise, of frames a third of a segment before and after
-the middle ones), small_data/SET/SEED, SCHEME/SET/SEED and SCHEME/SET-arrow/SEED for the attention schemes,
-demo/SCHEME/SEED, and guide/SET/SEED, guide-random/SET/SEED: the settings of transformers' task guide for video
-classification. The guide samples and augments with pytorchvideo, which no longer imports; its dense clips, short sides
+the frames or side by side), frozen-early/SET and frozen-late/SET (likewise, fitted to frames a third of a segment before and
+after the middle ones, and asked of the middle ones), small_data/SET/SEED, SCHEME/SET/SEED and SCHEME/SET-arrow/SEED
+for the attention schemes, demo/SCHEME/SEED, and guide/SET/SEED, guide-random/SET/SEED: the settings of transformers'
+task guide for video classification. The guide samples and augments with pytorchvideo, which no longer imports; its dense clips, short sides
 256 to 320 for a crop of 224, crops and flips are those of this project here.
 
 SET-arrow: the same clips forward and backward, two labels. Finished rows are appended to WORK/rows.jsonl and never run
@@ -125,12 +125,9 @@ class Accuracy:
             train = concatenate_datasets([splits[split] for split in splits if split != "test"])
             self.known[dataset, parts] = [self.class_tokens(rows, parts) for rows in (train, splits["test"])]
         (known, labels), (asked, answers) = self.known[dataset, parts]
-        join = {
-            "frozen": lambda tokens: tokens.mean(1),
-            "frozen-early": lambda tokens: tokens[:, 0::parts].mean(1),
-            "frozen-late": lambda tokens: tokens[:, 2::parts].mean(1),
-            "ordered": lambda tokens: tokens.flatten(1),
-        }[kind]
+        if parts == 3:
+            known, asked = known[:, 0 if kind == "frozen-early" else 2 :: parts], asked[:, 1::parts]
+        join = (lambda tokens: tokens.flatten(1)) if kind == "ordered" else (lambda tokens: tokens.mean(1))
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
         right = model.fit(join(known).numpy(), labels).score(join(asked).numpy(), answers)
         return {"top1": right, "videos": len(answers), "command": " ".join(sys.argv)}
