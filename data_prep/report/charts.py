@@ -202,7 +202,7 @@ def _unknown(facts: PageFacts, known: Sequence[float]) -> str:
 
 
 def _drawable(text: str, length: int) -> str:
-    """`text` for matplotlib: no formula, only letters its font has. The page's table has the name in full."""
+    """`text` for matplotlib: no formula, only letters a font has. The page's table has the name in full."""
     text = visible(text)
     text = text if len(text) <= length else text[: length - 1] + "…"
     return "".join(char if has_letter(char) else "□" for char in text).replace("$", r"\$")

@@ -111,7 +111,7 @@ def side_by_side(frames: np.ndarray) -> np.ndarray:
 def plain(text: str, length: int = 28) -> str:
     """About `length` characters, none of which matplotlib reads as a formula, draws backwards, or has no letter for:
 
-    plain("滑板") == "\\u6ed1\\u677f"
+    plain("滑板") == "\\u6ed1\\u677f" where no installed font has them
     """
     letters = [char if has_letter(char) else char.encode("unicode_escape").decode() for char in visible(text)]
     ends = list(accumulate(map(len, letters)))  # an escape is shown whole or not at all
