@@ -10,6 +10,8 @@ from functools import lru_cache
 import matplotlib
 from matplotlib import font_manager
 
+_NORMAL = 400  # weight of a font's face
+
 
 def has_letter(char: str) -> bool:
     """Whether a font has it. One that matplotlib would not look into by itself is added to its `font.family`."""
@@ -26,16 +28,14 @@ def has_letter(char: str) -> bool:
 
 @lru_cache
 def _installed(char: str) -> str | None:
-    """The first family, by name, whose upright normal face has the letter.
+    """The first family, by name, whose upright face of the most usual weight has the letter.
 
     Those that come with matplotlib are for formulas, and one of them has an empty box for every letter.
     """
     own = matplotlib.get_data_path()
-    faces = {
-        font.name: font.fname
-        for font in font_manager.fontManager.ttflist
-        if font.style == "normal" and font.weight == 400 and not font.fname.startswith(own)
-    }
+    fonts = [font for font in font_manager.fontManager.ttflist if not font.fname.startswith(own)]
+    upright = [font for font in fonts if font.style == "normal"]
+    faces = {font.name: font.fname for font in sorted(upright, key=lambda font: -abs(int(font.weight) - _NORMAL))}
     return next((family for family in sorted(faces) if ord(char) in _letters(faces[family])), None)
 
 

@@ -138,7 +138,7 @@ def write_font(path: Path, chars: str) -> Path:
     font.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
     font.setupHorizontalHeader(ascent=900, descent=-100)
     font.setupNameTable({"familyName": "Skates", "styleName": "Regular"})
-    font.setupOS2(usWeightClass=400)
+    font.setupOS2(usWeightClass=500)  # as of WenQuanYi Zen Hei: no face of the normal weight
     font.setupPost()
     font.save(path)
     return path
