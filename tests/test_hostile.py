@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import matplotlib
-import numpy as np
 import pytest
 import yaml
 from conftest import Run
-from fontTools.fontBuilder import FontBuilder
-from fontTools.pens.ttGlyphPen import TTGlyphPen
 from huggingface_hub import ModelCard
-from matplotlib import font_manager
 
-from data_prep import letters
-from finetune.results.figures import plain, plot_confusion
+from finetune.results.figures import plain
 
 ROOT = Path(__file__).parents[1]
 LABELS = [
@@ -81,18 +74,6 @@ def test_hostile_names_go_all_the_way(hub: Any, python: Run, bars: Path, tmp_pat
     assert json.loads(shown.stdout)[0]["predictions"][0]["label"] in LABELS, shown.stderr
 
 
-@pytest.fixture
-def no_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever this machine has, matplotlib's own fonts are the only ones."""
-    own = [font for font in font_manager.fontManager.ttflist if font.fname.startswith(matplotlib.get_data_path())]
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
-    monkeypatch.setitem(matplotlib.rcParams, "font.family", ["sans-serif"])
-    letters._installed.cache_clear()
-    yield
-    letters._installed.cache_clear()
-
-
-@pytest.mark.usefixtures("no_fonts")
 @pytest.mark.parametrize(
     ("text", "length", "shown"),
     [
@@ -111,34 +92,3 @@ def no_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 def test_a_name_in_a_picture_is_legible_or_escaped(text: str, length: int, shown: str) -> None:
     assert plain(text, length) == shown
-
-
-@pytest.mark.usefixtures("no_fonts")
-def test_an_installed_font_that_has_the_letters_of_a_name_draws_it(tmp_path: Path) -> None:
-    font_manager.fontManager.addfont(write_font(tmp_path / "skates.ttf", "滑板"))
-    assert plain("滑板 ok") == "滑板 ok" and plain("滑雪") == r"滑\u96ea"
-    plot_confusion(
-        np.eye(2, dtype=int), ["滑板", "ok"], "two", tmp_path / "picture.png"
-    )  # a missing letter is a warning
-
-
-def write_font(path: Path, chars: str) -> Path:
-    """A font of squares."""
-    pen = TTGlyphPen(None)
-    pen.moveTo((0, 0))
-    for corner in ((0, 900), (900, 900), (900, 0)):
-        pen.lineTo(corner)
-    pen.closePath()
-    square = pen.glyph()
-    names = [".notdef", *(f"u{ord(char):x}" for char in chars)]
-    font = FontBuilder(1000)
-    font.setupGlyphOrder(names)
-    font.setupCharacterMap({ord(char): name for char, name in zip(chars, names[1:])})
-    font.setupGlyf(dict.fromkeys(names, square))
-    font.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
-    font.setupHorizontalHeader(ascent=900, descent=-100)
-    font.setupNameTable({"familyName": "Skates", "styleName": "Regular"})
-    font.setupOS2(usWeightClass=500)  # as of WenQuanYi Zen Hei: no face of the normal weight
-    font.setupPost()
-    font.save(path)
-    return path

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.letters import has_letter
+from data_prep.letters import font_letters
 from data_prep.report.facts import PageFacts, plural, show_seconds, visible
 
 _MAX_NAMED = 40  # classes that get a bar and a name each
@@ -202,10 +202,10 @@ def _unknown(facts: PageFacts, known: Sequence[float]) -> str:
 
 
 def _drawable(text: str, length: int) -> str:
-    """`text` for matplotlib: no formula, only letters a font has. The page's table has the name in full."""
+    """`text` for matplotlib: no formula, only letters its font has. The page's table has the name in full."""
     text = visible(text)
     text = text if len(text) <= length else text[: length - 1] + "…"
-    return "".join(char if has_letter(char) else "□" for char in text).replace("$", r"\$")
+    return "".join(char if ord(char) in font_letters() else "□" for char in text).replace("$", r"\$")
 
 
 def make_strip(frames: np.ndarray, box: int) -> list[Image.Image]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from data_prep.letters import has_letter
+from data_prep.letters import font_letters
 from data_prep.report.facts import visible
 
 # Metrics of validation that are drawn, where there are such.
@@ -111,9 +111,11 @@ def side_by_side(frames: np.ndarray) -> np.ndarray:
 def plain(text: str, length: int = 28) -> str:
     """About `length` characters, none of which matplotlib reads as a formula, draws backwards, or has no letter for:
 
-    plain("滑板") == "\\u6ed1\\u677f" where no installed font has them
+    plain("滑板") == "\\u6ed1\\u677f"
     """
-    letters = [char if has_letter(char) else char.encode("unicode_escape").decode() for char in visible(text)]
+    letters = [
+        char if ord(char) in font_letters() else char.encode("unicode_escape").decode() for char in visible(text)
+    ]
     ends = list(accumulate(map(len, letters)))  # an escape is shown whole or not at all
     shown = "".join(letters)
     if ends[-1] > length:
