@@ -6,11 +6,11 @@
 
 IMAGE_MODEL: a ViT, DeiT or DINOv2 checkpoint. FOLDER: videos with lists of a train and a test split. Needs the extra
 `bench`. Rows: frozen/SET, frozen/SET-arrow, ordered/SET-arrow (logistic regression on frozen class tokens, averaged over
-the frames or side by side), frozen-early/SET and frozen-late/SET (likewise, fitted to frames a third of a segment before and
-after the middle ones, and asked of the middle ones), small_data/SET/SEED, SCHEME/SET/SEED and SCHEME/SET-arrow/SEED
+the frames or side by side), frozen-early/SET and frozen-late/SET (likewise, fitted to frames a third of a segment before
+and after the middle ones, and asked of the middle ones), small_data/SET/SEED, SCHEME/SET/SEED and SCHEME/SET-arrow/SEED
 for the attention schemes, demo/SCHEME/SEED, and guide/SET/SEED, guide-random/SET/SEED: the settings of transformers'
-task guide for video classification. The guide samples and augments with pytorchvideo, which no longer imports; its dense clips, short sides
-256 to 320 for a crop of 224, crops and flips are those of this project here.
+task guide for video classification. The guide samples and augments with pytorchvideo, which no longer imports; its dense
+clips, short sides 256 to 320 for a crop of 224, crops and flips are those of this project here.
 
 SET-arrow: the same clips forward and backward, two labels. Finished rows are appended to WORK/rows.jsonl and never run
 again; videos and runs lie in WORK.
@@ -119,14 +119,15 @@ class Accuracy:
 
     def frozen(self, dataset: Path, kind: str) -> dict[str, Any]:
         """Logistic regression of scikit-learn's default strength on standardised features of all training videos."""
-        parts = 1 if kind in ("frozen", "ordered") else 3  # frames of a segment
+        part = {"frozen-early": 0, "frozen-late": 2}.get(kind)
+        parts = 1 if part is None else 3  # frames of a segment
         if (dataset, parts) not in self.known:
             splits = load_from_disk(str(dataset))
             train = concatenate_datasets([splits[split] for split in splits if split != "test"])
             self.known[dataset, parts] = [self.class_tokens(rows, parts) for rows in (train, splits["test"])]
         (known, labels), (asked, answers) = self.known[dataset, parts]
-        if parts == 3:
-            known, asked = known[:, 0 if kind == "frozen-early" else 2 :: parts], asked[:, 1::parts]
+        if part is not None:
+            known, asked = known[:, part::parts], asked[:, 1::parts]
         join = (lambda tokens: tokens.flatten(1)) if kind == "ordered" else (lambda tokens: tokens.mean(1))
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
         right = model.fit(join(known).numpy(), labels).score(join(asked).numpy(), answers)
