@@ -7,10 +7,11 @@
 IMAGE_MODEL: a ViT, DeiT or DINOv2 checkpoint. FOLDER: videos with lists of a train and a test split. Needs the extra
 `bench`. Rows: frozen/SET, frozen/SET-arrow, ordered/SET-arrow (logistic regression on frozen class tokens, averaged over
 the frames or side by side), frozen-early/SET and frozen-late/SET (likewise, fitted to frames a third of a segment before
-and after the middle ones, and asked of the middle ones), small_data/SET/SEED, SCHEME/SET/SEED and SCHEME/SET-arrow/SEED
-for the attention schemes, demo/SCHEME/SEED, and guide/SET/SEED, guide-random/SET/SEED: the settings of transformers'
-task guide for video classification. The guide samples and augments with pytorchvideo, which no longer imports; its dense
-clips, short sides 256 to 320 for a crop of 224, crops and flips are those of this project here.
+and after the middle ones, and asked of the middle ones), linear_probe/SET (the recipe), small_data/SET/SEED,
+small_data/SET-arrow/SEED, SCHEME/SET/SEED and SCHEME/SET-arrow/SEED for the attention schemes, demo/SCHEME/SEED, and
+guide/SET/SEED, guide-random/SET/SEED: the settings of transformers' task guide for video classification. The guide samples and augments
+with pytorchvideo, which no longer imports; its dense clips, short sides 256 to 320 for a crop of 224, crops and flips
+are those of this project here.
 
 SET-arrow: the same clips forward and backward, two labels. Finished rows are appended to WORK/rows.jsonl and never run
 again; videos and runs lie in WORK.
@@ -46,6 +47,8 @@ from finetune.model.weights import load_start
 NUM_FRAMES, CROP = 8, 112
 # Of a clip played both ways: three frames of each eighth, whose middle one is the same both ways.
 ARROW_FRAMES = 3 * NUM_FRAMES
+# All training videos train, as in the frozen rows.
+CLIPS = ["--image_size", str(CROP), "--num_frames", str(NUM_FRAMES), "--eval_strategy", "no", "--bf16", "true"]
 
 Row = Callable[[], dict[str, Any]]
 
@@ -65,18 +68,19 @@ class Accuracy:
                 yield f"{kind}/{name}-arrow", lambda name=name, kind=kind: self.frozen(self.arrow(name), kind)
             for kind in ("frozen", "frozen-early", "frozen-late"):
                 yield f"{kind}/{name}", lambda name=name, kind=kind: self.frozen(self.prepared(name), kind)
+            probe = ["--config", "linear_probe", "--model_name_or_path", self.image_model, *CLIPS]
+            yield f"linear_probe/{name}", lambda name=name, flags=probe: self.run(flags, self.prepared(name))
             for seed in seeds:
                 yield from self.trained(name, seed)
         for scheme in ATTENTION_TYPES:
             for seed in seeds:
                 # In the recipe's 14 epochs joint attention is still learning.
                 flags = ["--config", "demo", "--attention_type", scheme, "--num_train_epochs", "40"]
-                flags += ["--dataset_name", str(self.work / "demo"), "--seed", str(seed)]
-                yield f"demo/{scheme}/{seed}", lambda flags=flags: self.run(flags)
+                flags += ["--seed", str(seed)]
+                yield f"demo/{scheme}/{seed}", lambda flags=flags: self.run(flags, self.work / "demo")
 
     def trained(self, name: str, seed: int) -> Iterator[tuple[str, Row]]:
-        clips = ["--image_size", str(CROP), "--num_frames", str(NUM_FRAMES), "--seed", str(seed)]
-        clips += ["--eval_strategy", "no", "--bf16", "true"]  # all training videos train, as in the frozen rows
+        clips = [*CLIPS, "--seed", str(seed)]
         image = ["--model_name_or_path", self.image_model]
         small = ["--config", "small_data", *image, *clips]
         guide = ["--config", "none", "--num_train_epochs", "4", "--learning_rate", "5e-5", "--warmup_steps", "0.1",
@@ -85,18 +89,13 @@ class Accuracy:
         settings = {"small_data": small, "guide": [*guide, *image], "guide-random": [*guide, *random]}
         settings |= {scheme: [*small, "--attention_type", scheme] for scheme in ATTENTION_TYPES}
         for kind, flags in settings.items():
-            yield (
-                f"{kind}/{name}/{seed}",
-                lambda flags=flags: self.run([*flags, "--dataset_name", str(self.prepared(name))]),
-            )
+            yield f"{kind}/{name}/{seed}", lambda flags=flags: self.run(flags, self.prepared(name))
+        yield f"small_data/{name}-arrow/{seed}", lambda: self.run(small, self.arrow(name))
         for scheme in ATTENTION_TYPES:
             # A mirrored clip goes the same way in time, so clips are flipped here too.
             flags = [*small, "--attention_type", scheme, "--drop_path_rate", "0"]
             flags += [] if scheme == "space_only" else ["--time_start", "contrast"]
-            yield (
-                f"{scheme}/{name}-arrow/{seed}",
-                lambda flags=flags: self.run([*flags, "--dataset_name", str(self.arrow(name))]),
-            )
+            yield f"{scheme}/{name}-arrow/{seed}", lambda flags=flags: self.run(flags, self.arrow(name))
 
     def prepared(self, name: str) -> Path:
         """The folder's own splits; frames as JPEGs."""
@@ -147,8 +146,9 @@ class Accuracy:
             tokens.append(backbone(frames, class_only=True).last_hidden_state[:, 0])
         return torch.stack(tokens), list(rows["label"])
 
-    def run(self, flags: list[str]) -> dict[str, Any]:
+    def run(self, flags: list[str], dataset: Path) -> dict[str, Any]:
         """One run of finetune/run.py in a process of its own."""
+        flags = [*flags, "--dataset_name", str(dataset)]
         output = self.work / "run"
         script = Path(__file__).parents[1] / "finetune" / "run.py"
         command = [sys.executable, str(script), *flags, "--output_dir", str(output), "--overwrite_output_dir"]

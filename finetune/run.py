@@ -54,7 +54,7 @@ from finetune.training.interruption import Interrupted
 from finetune.training.optimizer import accumulation_for
 from finetune.training.probe import train_head
 from finetune.training.run_folder import RunFolder
-from finetune.training.time_start import start_time
+from finetune.training.time_start import start_measured_time, start_time
 from finetune.training.trainer import VideoTrainer
 
 
@@ -136,6 +136,9 @@ def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: Run
 def fit_start(trainer: VideoTrainer, splits: Splits, start: Start) -> None:
     """What starts from the training videos rather than from the checkpoint, before all weights learn."""
     learning = trainer.learning
+    if learning.time_start == "auto" and start.has_new_times and start.has_new_head:
+        start_measured_time(trainer, splits)  # and the head
+        return
     if learning.time_start == "contrast" and start.has_new_times:
         start_time(trainer, splits)
     if learning.linear_probe or (learning.head_start == "linear_probe" and start.has_new_head):

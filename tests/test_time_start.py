@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import moving_bar
+from conftest import encode, moving_bar
+from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 from transformers import TimesformerForVideoClassification, ViTConfig, ViTModel
@@ -131,6 +132,46 @@ def test_a_run_starts_so_from_an_image_model_and_leaves_the_times_of_a_checkpoin
     assert "fitted to" in capsys.readouterr().out
     run("again", str(tmp_path / "out"), "--config", "linear_probe")
     assert "fitted to" not in capsys.readouterr().out
+
+
+def clip_of(label: str, number: int) -> np.ndarray:
+    """Eight frames. Each of them is as likely in `forward` as in `backward`; `dark` and `bright` flicker, in any order."""
+    if label in ("forward", "backward"):
+        return moving_bar(1, number, num_frames=8)[:: 1 if label == "forward" else -1]
+    random = np.random.default_rng(number)
+    light = random.normal(105 if label == "dark" else 145, 40, (8, 1, 1, 1))
+    return (light + random.normal(0, 10, (8, 48, 48, 3))).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("labels", "kept"), [(("forward", "backward"), "contrast"), (("dark", "bright"), "zeros")])
+def test_auto_takes_the_start_from_which_a_linear_probe_tells_held_out_videos_better(
+    labels: tuple[str, str], kept: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(time_start: str) -> dict[str, torch.Tensor]:
+        main(["--dataset_name", str(tmp_path / "dataset"), "--model_name_or_path", name, "--time_start", time_start,
+              "--config", "linear_probe", "--eval_strategy", "no", "--image_size", "48", "--num_frames", "8", "--report_to", "none",
+              "--output_dir", str(tmp_path / time_start)])  # fmt: skip
+        return load_file(tmp_path / time_start / "model.safetensors")
+
+    for i, label in enumerate(labels):
+        for number in range(20):
+            encode(tmp_path / "videos" / label / f"{number}.mp4", clip_of(label, 20 * i + number))
+    prepare([str(tmp_path / "videos"), str(tmp_path / "dataset"), "--splits", "0.8", "0", "0.2", "--num_proc", "1"])
+    name = image_model(tmp_path / "image")
+    found = run("auto")
+    assert f"time: {kept}; held-out loss" in capsys.readouterr().out
+    torch.testing.assert_close(found, run(kept), rtol=0, atol=0)
+
+
+def test_auto_keeps_zeros_where_the_other_start_cannot_be_and_says_why(
+    bars_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--dataset_name", str(bars_dataset), "--model_name_or_path", image_model(tmp_path / "image"), "--num_frames", "1",
+             "--time_start", "auto", "--image_size", "48", "--output_dir", str(tmp_path / "out"), "--report_to", "none"]  # fmt: skip
+    main([*flags, "--config", "linear_probe"])
+    assert "time: zeros; held-out loss" in (out := capsys.readouterr().out) and "at least two frames" in out
+    with pytest.raises(UserError, match="add --head_start linear_probe"):
+        main([*flags, "--config", "none"])
 
 
 def test_videos_that_are_all_gone_are_told(bars: Path, tmp_path: Path) -> None:

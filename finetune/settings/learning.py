@@ -32,7 +32,7 @@ class LearningArguments:
     freeze_blocks: float = field(default=0, metadata={"help": "Leave the embeddings and this many first blocks as they are, or, below 1, this share of them, as 0.67."})  # fmt: skip
     linear_probe: bool = field(default=False, metadata={"help": "Train the head alone, on features that are computed once: logistic regression, its strength chosen on validation. Takes seconds."})  # fmt: skip
     head_start: Literal["random", "linear_probe"] = field(default="random", metadata={"help": "What a new head starts from. linear_probe: what --linear_probe gives, so that a head that knows nothing does not spoil the features first."})  # fmt: skip
-    time_start: Literal["zeros", "contrast"] = field(default="zeros", metadata={"help": "What time starts from where the weights know none, as an image model's. zeros: as the authors; a clip of one still picture gives what the image model gives. contrast: late frames minus early ones are told from the first step on, for few videos whose labels are told by an order."})  # fmt: skip
+    time_start: Literal["zeros", "contrast", "auto"] = field(default="zeros", metadata={"help": "What time starts from where the weights know none, as an image model's. zeros: as the authors; a clip of one still picture gives what the image model gives. contrast: late frames minus early ones are told from the first step on, for few videos whose labels are told by an order. auto: the one from which a linear probe tells held-out videos better."})  # fmt: skip
     lora_rank: int = field(default=0, metadata={"help": "Train low-rank additions to the linear maps in place of the weights (LoRA, extra lora), as 16; they are merged into the weights at the end."})  # fmt: skip
     lora_alpha: int | None = field(default=None, metadata={"help": "Scale of the additions times their rank. Default: twice the rank."})  # fmt: skip
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the additions."})
@@ -64,3 +64,5 @@ def check_learning(learning: LearningArguments) -> None:
         raise UserError("--layer_decay is 0, expected more: 1 for one learning rate, 0.75 as usual.")
     if learning.linear_probe and (learning.lora_rank or learning.freeze_blocks or learning.ema_decay):
         raise UserError("--linear_probe trains the head alone: leave out --lora_rank, --freeze_blocks and --ema_decay.")
+    if learning.time_start == "auto" and learning.head_start != "linear_probe" and not learning.linear_probe:
+        raise UserError("--time_start auto measures with a linear probe, which is then the head: add --head_start linear_probe, or give zeros or contrast.")  # fmt: skip

@@ -20,9 +20,10 @@ _FOLDS = 5
 _STEPS = 200  # of L-BFGS; it stops by itself before
 
 
-def train_head(trainer: VideoTrainer, splits: Splits) -> None:
+def train_head(trainer: VideoTrainer, splits: Splits) -> float:
     """Replaces the model's head by a logistic regression of the strength with the least loss: on the validation videos,
-    or, where there are none, on each fold of the training videos in turn. Each process does the same.
+    or, where there are none, on each fold of the training videos in turn. Each process does the same. Returns that loss,
+    the mean over the videos that were held out; NaN where none can be.
     """
     maker = trainer.train_dataset.maker
     tokens, targets, readable = features(trainer, Clips(splits.train, maker, training=False))
@@ -34,15 +35,18 @@ def train_head(trainer: VideoTrainer, splits: Splits) -> None:
         groups = splits.train["group"] if "group" in splits.train.column_names else None
         held_out = folds(resampling_units(groups, len(splits.train))[0][readable.numpy()])
         rounds = [((tokens[~held], targets[~held]), (tokens[held], targets[held])) for held in held_out]
-    losses = [sum(held_out_loss(*parts, penalty, weighted, plain) for parts in rounds) for penalty in _PENALTIES]
     videos = sum(len(answers) for _, (_, answers) in rounds)
-    chosen = int(np.argmin(losses)) if rounds else len(_PENALTIES) // 2
+    losses = [
+        sum(held_out_loss(*parts, penalty, weighted, plain) for parts in rounds) / videos if videos else float("nan")
+        for penalty in _PENALTIES
+    ]
+    chosen = int(np.argmin(losses)) if videos else len(_PENALTIES) // 2
     if trainer.is_world_process_zero():
         where = "validation" if splits.validation else f"{len(rounds)}-fold"
         for i, (penalty, loss) in enumerate(zip(_PENALTIES, losses)):
-            mean = loss / videos if videos else float("nan")
-            print(f"penalty {penalty:g}: {where} loss {mean:.4f}{' (chosen)' if i == chosen else ''}")
+            print(f"penalty {penalty:g}: {where} loss {loss:.4f}{' (chosen)' if i == chosen else ''}")
     trainer.model.classifier.load_state_dict(fit(tokens, targets, _PENALTIES[chosen], weighted).state_dict())
+    return losses[chosen]
 
 
 def folds(groups: np.ndarray) -> list[torch.Tensor]:
