@@ -87,7 +87,8 @@ class Accuracy:
                  "--sampling", "dense", "--frame_stride", "4", *clips]  # fmt: skip
         random = ["--model_name_or_path", "timesformer-small"]
         settings = {"small_data": small, "guide": [*guide, *image], "guide-random": [*guide, *random]}
-        settings |= {scheme: [*small, "--attention_type", scheme] for scheme in ATTENTION_TYPES}
+        for scheme in ATTENTION_TYPES:
+            settings[scheme] = [*small, "--attention_type", scheme, "--time_start", "zeros"]
         for kind, flags in settings.items():
             yield f"{kind}/{name}/{seed}", lambda flags=flags: self.run(flags, self.prepared(name))
         yield f"small_data/{name}-arrow/{seed}", lambda: self.run(small, self.arrow(name))

@@ -33,19 +33,23 @@ _SHARPNESS = 1.0  # of the attention to late and to early moments: the later hal
 
 def start_measured_time(trainer: VideoTrainer, splits: Splits) -> None:
     """Zeros or contrast, whichever a linear probe tells the labels of videos it was not fitted to from with less loss; zeros
-    where contrast cannot be or nothing can be held out. The head is then the probe's. Each process does the same.
+    where contrast cannot be or nothing can be held out. The head is then the probe's. Each process does the same, and
+    training goes on as if the start that is kept had been asked for, random numbers included.
     """
     zeros = train_head(trainer, splits)
     kept = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    try:
-        start_time(trainer, splits)
-        contrast, why = train_head(trainer, splits), ""
-    except UserError as error:
-        contrast, why = math.nan, f" ({error})"
-    if not contrast < zeros:
+    with torch.random.fork_rng(devices=[]):  # from which loaders draw their seeds
+        try:
+            start_time(trainer, splits)
+            contrast, why = train_head(trainer, splits), ""
+        except UserError as error:
+            contrast, why = math.nan, f" ({error})"
+    better = contrast < zeros
+    if not better:
         trainer.model.load_state_dict(kept)
     if trainer.is_world_process_zero():
-        print(f"time: {'contrast' if contrast < zeros else 'zeros'}; held-out loss of a linear probe {zeros:.4f} with zeros, {contrast:.4f} with contrast{why}")  # fmt: skip
+        chosen = "contrast taken" if better else "zeros kept"
+        print(f"time: {chosen}; held-out loss of a linear probe {zeros:.4f} with zeros, {contrast:.4f} with contrast{why}")  # fmt: skip
 
 
 def start_time(trainer: VideoTrainer, splits: Splits) -> None:
