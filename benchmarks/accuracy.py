@@ -9,9 +9,9 @@ IMAGE_MODEL: a ViT, DeiT or DINOv2 checkpoint. FOLDER: videos with lists of a tr
 the frames or side by side), frozen-early/SET and frozen-late/SET (likewise, fitted to frames a third of a segment before
 and after the middle ones, and asked of the middle ones), linear_probe/SET (the recipe), small_data/SET/SEED,
 small_data/SET-arrow/SEED, SCHEME/SET/SEED and SCHEME/SET-arrow/SEED for the attention schemes, demo/SCHEME/SEED, and
-guide/SET/SEED, guide-random/SET/SEED: the settings of transformers' task guide for video classification. The guide samples and augments
-with pytorchvideo, which no longer imports; its dense clips, short sides 256 to 320 for a crop of 224, crops and flips
-are those of this project here.
+guide/SET/SEED, guide-random/SET/SEED: the settings of transformers' task guide for video classification. The guide
+samples and augments with pytorchvideo, which no longer imports; its dense clips, short sides 256 to 320 for a crop of
+224, crops and flips are those of this project here.
 
 SET-arrow: the same clips forward and backward, two labels. Finished rows are appended to WORK/rows.jsonl and never run
 again; videos and runs lie in WORK.
