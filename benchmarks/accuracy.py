@@ -63,13 +63,13 @@ class Accuracy:
 
     def rows(self, seeds: list[int]) -> Iterator[tuple[str, Row]]:
         """(name, what runs it)."""
+        probe = ["--config", "linear_probe", "--model_name_or_path", self.image_model, *CLIPS]
         for name in self.folders:
             for kind in ("frozen", "ordered"):
                 yield f"{kind}/{name}-arrow", lambda name=name, kind=kind: self.frozen(self.arrow(name), kind)
             for kind in ("frozen", "frozen-early", "frozen-late"):
                 yield f"{kind}/{name}", lambda name=name, kind=kind: self.frozen(self.prepared(name), kind)
-            probe = ["--config", "linear_probe", "--model_name_or_path", self.image_model, *CLIPS]
-            yield f"linear_probe/{name}", lambda name=name, flags=probe: self.run(flags, self.prepared(name))
+            yield f"linear_probe/{name}", lambda name=name: self.run(probe, self.prepared(name))
             for seed in seeds:
                 yield from self.trained(name, seed)
         for scheme in ATTENTION_TYPES:

@@ -136,10 +136,11 @@ def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: Run
 def fit_start(trainer: VideoTrainer, splits: Splits, start: Start) -> None:
     """What starts from the training videos rather than from the checkpoint, before all weights learn."""
     learning = trainer.learning
-    if learning.time_start == "auto" and start.has_new_times and start.has_new_head:
+    wanted_time = learning.time_start if start.has_new_times else "zeros"
+    if wanted_time == "auto" and start.has_new_head:
         start_measured_time(trainer, splits)  # and the head
         return
-    if learning.time_start == "contrast" and start.has_new_times:
+    if wanted_time == "contrast":
         start_time(trainer, splits)
     if learning.linear_probe or (learning.head_start == "linear_probe" and start.has_new_head):
         train_head(trainer, splits)

@@ -41,9 +41,10 @@ def start_measured_time(trainer: VideoTrainer, splits: Splits) -> None:
     with torch.random.fork_rng(devices=[]):  # from which loaders draw their seeds
         try:
             start_time(trainer, splits)
-            contrast, why = train_head(trainer, splits), ""
         except UserError as error:
             contrast, why = math.nan, f" ({error})"
+        else:
+            contrast, why = train_head(trainer, splits), ""
     better = contrast < zeros
     if not better:
         trainer.model.load_state_dict(kept)
