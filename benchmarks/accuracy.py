@@ -5,13 +5,13 @@
     python benchmarks/accuracy.py IMAGE_MODEL WORK FOLDER... --rows none         the tables of the rows there are
 
 IMAGE_MODEL: a ViT, DeiT or DINOv2 checkpoint. FOLDER: videos with lists of a train and a test split. Needs the extra
-`bench`. Rows: frozen/SET, frozen/SET-arrow, ordered/SET-arrow (logistic regression on frozen class tokens, averaged over
-the frames or side by side), frozen-early/SET and frozen-late/SET (likewise, fitted to frames a third of a segment before
-and after the middle ones, and asked of the middle ones), linear_probe/SET (the recipe), small_data/SET/SEED,
-small_data/SET-arrow/SEED, SCHEME/SET/SEED and SCHEME/SET-arrow/SEED for the attention schemes, demo/SCHEME/SEED, and
-guide/SET/SEED, guide-random/SET/SEED: the settings of transformers' task guide for video classification. The guide
-samples and augments with pytorchvideo, which no longer imports; its dense clips, short sides 256 to 320 for a crop of
-224, crops and flips are those of this project here.
+`bench`. Rows: frozen/SET, frozen/SET-arrow, ordered/SET-arrow (logistic regression on frozen class tokens of the middle
+frames of the segments, averaged or side by side), frozen-drawn/SET (likewise averaged, fitted to frames drawn at random
+from the segments, as training draws them, and asked of the middle ones; the mean of many draws), linear_probe/SET (the
+recipe), small_data/SET/SEED, small_data/SET-arrow/SEED, SCHEME/SET/SEED and SCHEME/SET-arrow/SEED for the attention
+schemes, demo/SCHEME/SEED, and guide/SET/SEED, guide-random/SET/SEED: the settings of transformers' task guide for video
+classification. The guide samples and augments with pytorchvideo, which no longer imports; its dense clips, short sides
+256 to 320 for a crop of 224, crops and flips are those of this project here.
 
 SET-arrow: the same clips forward and backward, two labels. Finished rows are appended to WORK/rows.jsonl and never run
 again; videos and runs lie in WORK.
@@ -47,6 +47,7 @@ from finetune.model.weights import load_start
 NUM_FRAMES, CROP = 8, 112
 # Of a clip played both ways: three frames of each eighth, whose middle one is the same both ways.
 ARROW_FRAMES = 3 * NUM_FRAMES
+DRAWS, PARTS = 20, 3  # of frozen-drawn: how many, and from how many frames a segment
 # All training videos train, as in the frozen rows.
 CLIPS = ["--image_size", str(CROP), "--num_frames", str(NUM_FRAMES), "--eval_strategy", "no", "--bf16", "true"]
 
@@ -67,7 +68,7 @@ class Accuracy:
         for name in self.folders:
             for kind in ("frozen", "ordered"):
                 yield f"{kind}/{name}-arrow", lambda name=name, kind=kind: self.frozen(self.arrow(name), kind)
-            for kind in ("frozen", "frozen-early", "frozen-late"):
+            for kind in ("frozen", "frozen-drawn"):
                 yield f"{kind}/{name}", lambda name=name, kind=kind: self.frozen(self.prepared(name), kind)
             yield f"linear_probe/{name}", lambda name=name: self.run(probe, self.prepared(name))
             for seed in seeds:
@@ -119,19 +120,20 @@ class Accuracy:
 
     def frozen(self, dataset: Path, kind: str) -> dict[str, Any]:
         """Logistic regression of scikit-learn's default strength on standardised features of all training videos."""
-        part = {"frozen-early": 0, "frozen-late": 2}.get(kind)
-        parts = 1 if part is None else 3  # frames of a segment
+        parts = PARTS if kind == "frozen-drawn" else 1
         if (dataset, parts) not in self.known:
             splits = load_from_disk(str(dataset))
             train = concatenate_datasets([splits[split] for split in splits if split != "test"])
             self.known[dataset, parts] = [self.class_tokens(rows, parts) for rows in (train, splits["test"])]
         (known, labels), (asked, answers) = self.known[dataset, parts]
-        if part is not None:
-            known, asked = known[:, part::parts], asked[:, 1::parts]
+        asked = asked[:, parts // 2 :: parts]
+        drawn = [known] if parts == 1 else [one_of_each_segment(known, seed) for seed in range(DRAWS)]
         join = (lambda tokens: tokens.flatten(1)) if kind == "ordered" else (lambda tokens: tokens.mean(1))
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-        right = model.fit(join(known).numpy(), labels).score(join(asked).numpy(), answers)
-        return {"top1": right, "videos": len(answers), "command": " ".join(sys.argv)}
+        right = []
+        for tokens in drawn:
+            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+            right.append(model.fit(join(tokens).numpy(), labels).score(join(asked).numpy(), answers))
+        return {"top1": statistics.mean(right), "draws": right, "videos": len(answers), "command": " ".join(sys.argv)}
 
     @torch.no_grad()
     def class_tokens(self, rows: Dataset, parts: int) -> tuple[torch.Tensor, list[int]]:
@@ -156,6 +158,13 @@ class Accuracy:
         subprocess.run([*command, "--report_to", "none"], check=True)
         metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
         return {"top1": metrics["test_top1"], "command": " ".join(["finetune/run.py", *flags])}
+
+
+def one_of_each_segment(tokens: torch.Tensor, seed: int) -> torch.Tensor:
+    """(videos, NUM_FRAMES * PARTS, hidden_size) -> (videos, NUM_FRAMES, hidden_size), drawn for each video by itself."""
+    segments = tokens.unflatten(1, (NUM_FRAMES, PARTS))
+    drawn = torch.randint(PARTS, segments.shape[:2], generator=torch.Generator().manual_seed(seed))
+    return segments.take_along_dim(drawn[:, :, None, None], 2).squeeze(2)
 
 
 def both_ways(rows: Dataset) -> Dataset:

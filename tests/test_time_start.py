@@ -20,7 +20,7 @@ from data_prep.prepare import main as prepare
 from finetune.model.wanted import ModelArguments
 from finetune.model.weights import load_start
 from finetune.run import main
-from finetune.training.time_start import start_contrast
+from finetune.training.time_start import clearly_less, start_contrast
 
 
 def image_model(folder: Path, **changes: Any) -> str:
@@ -166,13 +166,31 @@ def test_auto_takes_the_start_from_which_a_probe_tells_held_out_videos_better_an
     torch.testing.assert_close(found, run(kept), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("gains", "better"),
+    [([0.2, 0.0, 0.2, 0.0], True), ([0.2, -0.1, 0.2, -0.1], False), ([-0.1] * 4, False), ([1.0], False), ([], False)],
+)
+def test_a_start_is_better_only_beyond_the_standard_error_of_what_is_gained_on_the_same_videos(
+    gains: list[float], better: bool
+) -> None:
+    zeros = torch.arange(1.0, 1 + len(gains))  # losses of videos are further apart than those of the starts
+    assert clearly_less(zeros - torch.tensor(gains), zeros)[0] is better
+
+
+def test_losses_of_other_videos_are_not_compared() -> None:
+    assert clearly_less(torch.zeros(3), torch.ones(4)) == (
+        False,
+        "the same two videos or more could not be held out for both",
+    )
+
+
 def test_auto_keeps_zeros_where_the_other_start_cannot_be_and_says_why(
     bars_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--dataset_name", str(bars_dataset), "--model_name_or_path", image_model(tmp_path / "image"), "--num_frames", "1",
              "--time_start", "auto", "--image_size", "48", "--output_dir", str(tmp_path / "out"), "--report_to", "none"]  # fmt: skip
     main([*flags, "--config", "linear_probe"])
-    assert "time: zeros kept; held-out loss" in (out := capsys.readouterr().out) and "at least two frames" in out
+    assert "time: zeros kept; contrast cannot be" in (out := capsys.readouterr().out) and "at least two frames" in out
     with pytest.raises(UserError, match="add --head_start linear_probe"):
         main([*flags, "--config", "none"])
 

@@ -33,13 +33,17 @@ class Loss:
         A row of targets that is `IGNORED` adds nothing. `num_items`: of the whole optimizer step, over all processes;
         of several labels a video, videos times labels.
         """
+        return self.terms(logits, targets).sum() / num_items
+
+    def terms(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """What each class adds to the loss of each video, float32 `(batch, num_labels)`."""
         logits = logits.float()
         counted = (targets != IGNORED).all(-1, keepdim=True)
         targets = torch.where(counted, targets, 0)
         terms = self._binary(logits, targets) if self.multi_label else self._categorical(logits, targets)
         if self.class_weights is not None:
             terms = terms * self.class_weights.to(terms.device)
-        return (terms * counted).sum() / num_items
+        return terms * counted
 
     def _categorical(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         targets = targets * (1 - self.label_smoothing) + self.label_smoothing / logits.shape[-1]

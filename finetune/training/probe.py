@@ -20,10 +20,11 @@ _FOLDS = 5
 _STEPS = 200  # of L-BFGS; it stops by itself before
 
 
-def train_head(trainer: VideoTrainer, splits: Splits) -> float:
+def train_head(trainer: VideoTrainer, splits: Splits) -> torch.Tensor:
     """Replaces the model's head by a logistic regression of the strength with the least loss: on the validation videos,
-    or, where there are none, on each fold of the training videos in turn. Each process does the same. Returns that loss,
-    the mean over the videos that were held out; NaN where none can be.
+    or, where there are none, on each fold of the training videos in turn. Each process does the same. Returns the losses
+    of the videos that were held out, float32 `(videos,)`, in an order that depends on the dataset alone; none where none
+    can be.
     """
     maker = trainer.train_dataset.maker
     tokens, targets, readable = features(trainer, Clips(splits.train, maker, training=False))
@@ -35,15 +36,15 @@ def train_head(trainer: VideoTrainer, splits: Splits) -> float:
         groups = splits.train["group"] if "group" in splits.train.column_names else None
         held_out = folds(resampling_units(groups, len(splits.train))[0][readable.numpy()])
         rounds = [((tokens[~held], targets[~held]), (tokens[held], targets[held])) for held in held_out]
-    videos = sum(len(answers) for _, (_, answers) in rounds)
     losses = [
-        sum(held_out_loss(*parts, penalty, weighted, plain) for parts in rounds) / videos if videos else float("nan")
+        torch.cat([torch.empty(0), *(held_out_losses(*parts, penalty, weighted, plain) for parts in rounds)])
         for penalty in _PENALTIES
     ]
-    chosen = int(np.argmin(losses)) if videos else len(_PENALTIES) // 2
+    means = [float(loss.mean()) for loss in losses]
+    chosen = int(np.argmin(means)) if len(losses[0]) else len(_PENALTIES) // 2
     if trainer.is_world_process_zero():
         where = "validation" if splits.validation else f"{len(rounds)}-fold"
-        for i, (penalty, loss) in enumerate(zip(_PENALTIES, losses)):
+        for i, (penalty, loss) in enumerate(zip(_PENALTIES, means)):
             print(f"penalty {penalty:g}: {where} loss {loss:.4f}{' (chosen)' if i == chosen else ''}")
     trainer.model.classifier.load_state_dict(fit(tokens, targets, _PENALTIES[chosen], weighted).state_dict())
     return losses[chosen]
@@ -57,13 +58,13 @@ def folds(groups: np.ndarray) -> list[torch.Tensor]:
     return [torch.from_numpy(fold == k) for k in range(count)] if count > 1 else []
 
 
-def held_out_loss(
+def held_out_losses(
     known: tuple[torch.Tensor, torch.Tensor], asked: tuple[torch.Tensor, torch.Tensor], penalty: float, weighted: Loss, plain: Loss,
-) -> float:  # fmt: skip
-    """Summed over the videos of `asked`, by a head fitted to `known`."""
+) -> torch.Tensor:  # fmt: skip
+    """Of each video of `asked`, by a head fitted to `known`: float32 `(videos,)`."""
     head = fit(*known, penalty, weighted)
     with torch.no_grad():
-        return float(plain(head(asked[0]), asked[1], 1))
+        return plain.terms(head(asked[0]), asked[1]).sum(-1)
 
 
 @torch.no_grad()

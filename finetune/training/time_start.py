@@ -32,9 +32,9 @@ _SHARPNESS = 1.0  # of the attention to late and to early moments: the later hal
 
 
 def start_measured_time(trainer: VideoTrainer, splits: Splits) -> None:
-    """Zeros or contrast, whichever a linear probe tells the labels of videos it was not fitted to from with less loss; zeros
-    where contrast cannot be or nothing can be held out. The head is then the probe's. Each process does the same, and
-    training goes on as if the start that is kept had been asked for, random numbers included.
+    """Zeros, or contrast where from it a linear probe tells the labels of videos it was not fitted to clearly better. The
+    head is then the probe's. Each process does the same, and training goes on as if the start that is kept had been asked
+    for, random numbers included.
     """
     zeros = train_head(trainer, splits)
     kept = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
@@ -42,15 +42,26 @@ def start_measured_time(trainer: VideoTrainer, splits: Splits) -> None:
         try:
             start_time(trainer, splits)
         except UserError as error:
-            contrast, why = math.nan, f" ({error})"
+            better, found = False, f"contrast cannot be ({error})"
         else:
-            contrast, why = train_head(trainer, splits), ""
-    better = contrast < zeros
+            better, found = clearly_less(train_head(trainer, splits), zeros)
     if not better:
         trainer.model.load_state_dict(kept)
     if trainer.is_world_process_zero():
-        chosen = "contrast taken" if better else "zeros kept"
-        print(f"time: {chosen}; held-out loss of a linear probe {zeros:.4f} with zeros, {contrast:.4f} with contrast{why}")  # fmt: skip
+        print(f"time: {'contrast taken' if better else 'zeros kept'}; {found}")
+
+
+def clearly_less(contrast: torch.Tensor, zeros: torch.Tensor) -> tuple[bool, str]:
+    """Whether the held-out losses `(videos,)` from the contrast are less than those from zeros, of the same videos, by more
+    than one standard error (the rule of Breiman, Friedman, Olshen and Stone, 1984: of two that differ by less, the simpler);
+    and the words that say so.
+    """
+    if len(zeros) < 2 or len(contrast) != len(zeros):
+        return False, "the same two videos or more could not be held out for both"
+    less = zeros - contrast
+    error = float(less.std()) / math.sqrt(len(less))
+    found = f"{zeros.mean():.4f} with zeros, {contrast.mean():.4f} with contrast (standard error of the difference {error:.4f})"
+    return float(less.mean()) > error, f"held-out loss of a linear probe {found}"
 
 
 def start_time(trainer: VideoTrainer, splits: Splits) -> None:
