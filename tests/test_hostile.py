@@ -13,7 +13,7 @@ import yaml
 from conftest import Run
 from huggingface_hub import ModelCard
 
-from finetune.results.figures import plain
+from data_prep.letters import drawable
 
 ROOT = Path(__file__).parents[1]
 LABELS = [
@@ -91,4 +91,4 @@ def test_hostile_names_go_all_the_way(hub: Any, python: Run, bars: Path, tmp_pat
     ],
 )
 def test_a_name_in_a_picture_is_legible_or_escaped(text: str, length: int, shown: str) -> None:
-    assert plain(text, length) == shown
+    assert drawable(text, length) == shown

@@ -1,7 +1,7 @@
 """The report's pictures as PNG: charts of a collection, and contact sheets of its classes.
 
 Labels and file names are untrusted. matplotlib would read `$...$` as a formula and warn about letters its font lacks:
-`_drawable` takes care of both.
+`drawable` takes care of both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.letters import font_letters
+from data_prep.letters import drawable
 from data_prep.report.facts import PageFacts, plural, show_seconds, visible
 
 _MAX_NAMED = 40  # classes that get a bar and a name each
@@ -60,7 +60,7 @@ def _classes(facts: PageFacts, folder: Path) -> Chart:
         axes.stackplot(
             range(1, len(counts) + 1),
             counts.T,
-            labels=[_drawable(split, 12) for split in facts.splits],
+            labels=[drawable(split, 12) for split in facts.splits],
             colors=_COLORS,
             step="mid",
             linewidth=0,
@@ -70,10 +70,10 @@ def _classes(facts: PageFacts, folder: Path) -> Chart:
         left = np.zeros(len(counts))
         for index, split in enumerate(facts.splits):
             color = _COLORS[index % len(_COLORS)]
-            axes.barh(range(len(counts)), counts[:, index], left=left, label=_drawable(split, 12), color=color)
+            axes.barh(range(len(counts)), counts[:, index], left=left, label=drawable(split, 12), color=color)
             left += counts[:, index]
-        names = [f"\u200e{_drawable(label, 22)}\u200e  {number}" for number, label in enumerate(facts.labels, 1)]
-        axes.set_yticks(range(len(names)), names)  # U+200E keeps the number at the right of Arabic and Hebrew names
+        names = [f"{drawable(label, 22)}  {number}" for number, label in enumerate(facts.labels, 1)]
+        axes.set_yticks(range(len(names)), names)
         axes.set(xlabel="videos", ylim=(len(names) - 0.5, -0.5))
     figure.legend(loc="outside upper left", ncols=min(4, len(facts.splits)), frameon=False)
     sizes = counts.sum(axis=1) if counts.size else np.zeros(1, int)
@@ -133,7 +133,7 @@ def _frame_rates(facts: PageFacts, folder: Path) -> Chart | None:
 
 def _codecs(facts: PageFacts, folder: Path) -> Chart:
     codecs = Counter(video.codec for video in facts.videos).most_common()
-    bars = [(_drawable(codec, 16), count) for codec, count in codecs[:_MAX_BARS]]
+    bars = [(drawable(codec, 16), count) for codec, count in codecs[:_MAX_BARS]]
     if len(codecs) > _MAX_BARS:
         bars.append(("others", sum(count for _, count in codecs[_MAX_BARS:])))
     figure, axes = _figure()
@@ -199,13 +199,6 @@ def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
 def _unknown(facts: PageFacts, known: Sequence[float]) -> str:
     missing = len(facts.videos) - len(known)
     return f" Unknown for {plural(missing, 'video')}." if missing else ""
-
-
-def _drawable(text: str, length: int) -> str:
-    """`text` for matplotlib: no formula, only letters its font has. The page's table has the name in full."""
-    text = visible(text)
-    text = text if len(text) <= length else text[: length - 1] + "…"
-    return "".join(char if ord(char) in font_letters() else "□" for char in text).replace("$", r"\$")
 
 
 def make_strip(frames: np.ndarray, box: int) -> list[Image.Image]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
-from bisect import bisect_left
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from data_prep.letters import font_letters
-from data_prep.report.facts import visible
+from data_prep.letters import drawable
 
 # Metrics of validation that are drawn, where there are such.
 _CURVES = {
@@ -58,7 +54,7 @@ def plot_confusion(matrix: np.ndarray, labels: list[str], title: str, path: Path
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if num_labels <= _MAX_NAMED:
-        names = [plain(label) for label in labels]
+        names = [drawable(label) for label in labels]
         axes.set_xticks(range(num_labels), names, rotation=45, ha="right")
         axes.set_yticks(range(num_labels), names)
         for (row, column), count in np.ndenumerate(matrix):
@@ -79,7 +75,7 @@ def plot_label_scores(per_class: dict[str, list[Any]], labels: list[str], title:
     places = np.arange(len(order))
     axes.barh(places - 0.2, [areas[i] for i in order], 0.38, label="average precision")
     axes.barh(places + 0.2, [per_class["f1"][i] for i in order], 0.38, label="F1 at its threshold")
-    names = [f"{plain(labels[i])} ({per_class['support'][i]})" for i in order]
+    names = [f"{drawable(labels[i])} ({per_class['support'][i]})" for i in order]
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.02), title=title)
@@ -94,8 +90,8 @@ def plot_predictions(strips: list[tuple[np.ndarray, str, str, float]], path: Pat
     for (pictures, caption), (frames, label, predicted, score) in zip(rows, strips):
         pictures.imshow(side_by_side(frames))
         right = label == predicted
-        text = f"{'✓' if right else '✗'} {plain(predicted, 26)}  {score:.0%}"
-        text += "" if right else f"\n    true: {plain(label, 26)}"
+        text = f"{'✓' if right else '✗'} {drawable(predicted, 26)}  {score:.0%}"
+        text += "" if right else f"\n    true: {drawable(label, 26)}"
         caption.text(0, 0.5, text, va="center", fontsize=9, color="#1a7f37" if right else "#b00020")
         for axes in (pictures, caption):
             axes.axis("off")
@@ -106,21 +102,3 @@ def side_by_side(frames: np.ndarray) -> np.ndarray:
     """One picture of frames uint8 `(num_frames, height, width, 3)`, in their order, with white between them."""
     gap = ((0, 0), (0, 2), (0, 0))
     return np.concatenate([np.pad(frame, gap, constant_values=255) for frame in frames], axis=1)
-
-
-def plain(text: str, length: int = 28) -> str:
-    """About `length` characters, none of which matplotlib reads as a formula, draws backwards, or has no letter for:
-
-    plain("滑板") == "\\u6ed1\\u677f"
-    """
-    letters = [
-        char if ord(char) in font_letters() else char.encode("unicode_escape").decode() for char in visible(text)
-    ]
-    ends = list(accumulate(map(len, letters)))  # an escape is shown whole or not at all
-    shown = "".join(letters)
-    if ends[-1] > length:
-        shown = "".join(letters[: bisect_left(ends, length)]) + "…"
-    if any(unicodedata.bidirectional(char) in ("R", "AL", "AN") for char in shown):
-        shown = f"\u200e{shown}\u200e"  # or a number after it would move to its left
-    # A name that begins with _ matplotlib leaves out of a legend.
-    return (f" {shown}" if shown.startswith("_") else shown).replace("$", r"\$")

@@ -9,7 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from transformers import TimesformerVideoProcessor
 
-from finetune.results.figures import plain, side_by_side
+from data_prep.letters import drawable
+from finetune.results.figures import side_by_side
 
 _AT_MOST = 8  # clips
 
@@ -48,5 +49,5 @@ def in_words(shares: np.ndarray, names: list[str]) -> str:
     """The three largest shares: "running 70 %, walking 30 %"; an unmixed clip by its name alone."""
     best = [i for i in np.argsort(-shares, kind="stable")[:3] if shares[i] > 0.005]
     if len(best) == 1 and shares[best[0]] > 0.995:
-        return plain(names[best[0]], 30)
-    return "\n".join(f"{shares[i]:.0%} {plain(names[i], 26)}" for i in best) or "could not be read"
+        return drawable(names[best[0]], 30)
+    return "\n".join(f"{shares[i]:.0%} {drawable(names[i], 26)}" for i in best) or "could not be read"

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from data_prep.encode import ClipWriter, even
 from data_prep.errors import UserError
+from data_prep.letters import drawable
 from finetune.clips.batch import normalise
-from finetune.results.figures import plain
 from finetune.results.output import write_bytes
 from finetune.use.inputs import Input
 from finetune.use.reading import ClipReader
@@ -84,7 +84,7 @@ def write_strip(explanation: Explanation, path: Path) -> None:
     step = -(-len(explanation.frames) // _STRIP_FRAMES)
     frames, overlay = explanation.frames[::step], explanation.overlay()[::step]
     figure = Figure(figsize=(1.4 * len(frames), 3.2), layout="constrained")
-    figure.suptitle(f"{plain(explanation.label)}  {explanation.score:.0%}")
+    figure.suptitle(f"{drawable(explanation.label)}  {explanation.score:.0%}")
     for axes, picture in zip(figure.subplots(2, len(frames), squeeze=False).flat, (*frames, *overlay)):
         axes.imshow(picture)
         axes.axis("off")

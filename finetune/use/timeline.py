@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from data_prep.errors import UserError, printable
+from data_prep.letters import drawable
 from data_prep.limits import MAX_FRAMES, VideoError
 from data_prep.measure import MAX_DURATION_SECONDS
 from data_prep.video import open_video
-from finetune.results.figures import plain
 from finetune.results.output import csv_cell, write_bytes
 from finetune.use.rows import write_text
 from finetune.use.windows import Slide, slide_for, sliding_clips
@@ -246,7 +246,7 @@ def plot_timeline(timeline: Timeline, segments: list[Segment], path: Path) -> No
     middles = (starts[1:] + starts[:-1]) / 2 * timeline.stride_seconds
     curves = np.stack([part.mean(0) for part in parts])
     for place, label in enumerate(shown):
-        axes.plot(middles, curves[:, label], color=f"C{place}", label=plain(timeline.labels[label]))
+        axes.plot(middles, curves[:, label], color=f"C{place}", label=drawable(timeline.labels[label]))
     places = {timeline.labels[label]: place for place, label in enumerate(shown)}
     for one in segments:
         lane = places.get(one.label)
