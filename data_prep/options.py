@@ -74,7 +74,7 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
         "--folds",
         type=int,
         metavar="N",
-        help="instead of splits: a column `fold` from 0 to N-1, for cross-validation with `--test_fold` of the training command",
+        help="instead of splits: a column `fold` from 0 to N-1 (N at least 3: one tests, one validates), for cross-validation with `--test_fold` of the training command",
     )
     group.add_argument(
         "--keep_splits",
@@ -173,7 +173,7 @@ def _check(options: argparse.Namespace) -> None:
         check_repo_id(options.push_to_hub)
         if is_url(options.dataset):
             raise UserError(f"--push_to_hub: {options.dataset} is not on this disk. Prepare it to a directory.")
-    for name, least in (("num_proc", 1), ("short_side", 16), ("folds", 2), ("time_limit", 1), ("frame_rate", 0.1)):
+    for name, least in (("num_proc", 1), ("short_side", 16), ("folds", 3), ("time_limit", 1), ("frame_rate", 0.1)):
         value = getattr(options, name)
         if value is not None and not value >= least:
             raise UserError(f"--{name} is {value:g}, expected at least {least}.")

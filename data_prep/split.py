@@ -12,6 +12,7 @@ from itertools import accumulate
 
 from data_prep.errors import UserError
 from data_prep.schema import SPLITS
+from data_prep.video import EXTENSIONS
 
 DEFAULT_SPLITS = (0.8, 0.1, 0.1)
 _GOLDEN_SECTION = 0x9E3779B97F4A7C15  # (sqrt(5) - 1) / 2 of 2**64
@@ -146,15 +147,17 @@ def _fill(
     kept: Mapping[str, str],
     shares: Mapping[str, float],
 ) -> None:
-    """Moves the nearest group of `label` into `split` if it has none there and nobody else misses it."""
+    """Moves the nearest group of `label` into `split` if it has none there, nobody else misses it, and none of its classes
+    is so small that it stays in train.
+    """
     if any(split_of[group] == split for group in groups_of[label]):
         return
 
     def is_spare(group: str) -> bool:
         return group not in kept and all(
-            any(split_of[other] == split_of[group] for other in groups_of[name] if other != group)
+            len(groups_of[name]) >= len(shares)
+            and any(split_of[other] == split_of[group] for other in groups_of[name] if other != group)
             for name in labels_of[group]
-            if len(groups_of[name]) >= len(shares)
         )
 
     spare = [group for group in groups_of[label] if is_spare(group)]
@@ -172,7 +175,8 @@ def _position(seed: int, group: str) -> float:
     place that the rest of the name decides: consecutive numbers then fill [0, 1) as evenly as any sequence does (Knuth,
     The Art of Computer Programming 3, section 6.4), so that each split gets its share to within a video or two.
     """
-    match = _LAST_NUMBER.fullmatch(os.path.splitext(group)[0])
+    stem, ending = os.path.splitext(group)  # or none: groups are named "2026.01.17" too
+    match = _LAST_NUMBER.fullmatch(stem if ending.lower() in EXTENSIONS else group)
     before, number, after = match.groups() if match else (group, "0", "")
     digest = hashlib.sha256(f"{seed}/{before}/{after}".encode("utf-8", "surrogatepass")).digest()
     start = int.from_bytes(digest[:8], "big")

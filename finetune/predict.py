@@ -17,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
+from data_prep.layouts.labels import clean
 from data_prep.workers import available_cores
 from finetune.results.output import check_spares
 from finetune.use.inputs import find_inputs
@@ -159,11 +160,14 @@ def tell_outcome(rows: list[Row], are_all: bool = True) -> None:
 
 
 def _is_right(row: Row) -> bool:
-    """Whether the first label is the true one; of several, whether those that are given are the true ones (`a|b`)."""
+    """Whether the first label is the true one; of several, whether those that are given are the true ones (`a|b`). Labels
+    are read as data_prep reads them.
+    """
     predictions = row["predictions"]
     if "given" not in predictions[0]:
-        return bool(predictions[0]["label"] == row["true_label"])
-    return {one["label"] for one in predictions if one["given"]} == set(row["true_label"].split("|"))
+        return bool(predictions[0]["label"] == clean(row["true_label"]))
+    true = {clean(label) for label in row["true_label"].split("|")} - {""}
+    return {one["label"] for one in predictions if one["given"]} == true
 
 
 if __name__ == "__main__":

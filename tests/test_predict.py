@@ -27,7 +27,7 @@ from finetune import load
 from finetune.clips.batch import normalise
 from finetune.clips.sampling import Sampling
 from finetune.model.weights import load_checkpoint
-from finetune.predict import main
+from finetune.predict import main, tell_outcome
 from finetune.results.output import csv_cell, from_csv_cell
 from finetune.use.inputs import find_inputs
 from finetune.use.reading import read_all
@@ -253,6 +253,16 @@ def test_labels_of_a_list_are_compared(model: str, videos: Path, capsys: pytest.
     told = capsys.readouterr()
     assert "top-1: 1 of 2 labelled videos" in told.err and "1 of 3 videos could not be read" in told.err
     assert f",,{right}\n" in told.out
+
+
+@pytest.mark.parametrize(("true", "given"), [("cafe\u0301", ["caf\u00e9"]), ("a | b|", ["a", "b"])])
+def test_labels_of_a_list_are_read_as_data_prep_reads_them(
+    true: str, given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = {"given": True} if len(given) > 1 else {}
+    predictions = [{"label": label, "score": 0.9, **several} for label in given]
+    tell_outcome([{"video": "x.mp4", "true_label": true, "predictions": predictions}])
+    assert ": 1 of 1 labelled videos" in capsys.readouterr().err
 
 
 def test_of_several_labels_those_from_their_thresholds_on_are_given(

@@ -30,6 +30,7 @@ from transformers import (
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.video import probe, read_frames
 from finetune.clips import clip as clip_module
+from finetune.clips.dataset import load_split
 from finetune.predict import main as predict
 from finetune.run import main
 
@@ -145,8 +146,22 @@ def test_a_folder_of_videos_is_prepared_by_itself_and_once(
     first = train(bars, tmp_path / "one", *options)
     assert "is not a prepared dataset: running" in capfd.readouterr().out
     second = train(bars, tmp_path / "two", *options)
-    assert "is not a prepared dataset" not in capfd.readouterr().out
+    assert "is up to date: " in capfd.readouterr().out
     assert first == second
+
+
+def test_a_list_is_prepared_again_when_a_video_of_it_has_come_back(
+    bars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    videos = tmp_path / "videos"
+    shutil.copytree(bars, videos)
+    listed = sorted(path.relative_to(tmp_path) for path in videos.rglob("*.mp4"))
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in listed))
+    (tmp_path / listed[0]).rename(tmp_path / "away.mp4")
+    assert len(load_split(str(tmp_path / "list.csv"), "all")) == len(listed) - 1
+    (tmp_path / "away.mp4").rename(tmp_path / listed[0])
+    assert len(load_split(str(tmp_path / "list.csv"), "all")) == len(listed)
 
 
 def test_fine_tuning_a_checkpoint_again_replaces_its_head(

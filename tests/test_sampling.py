@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_clip import processor
 
+from data_prep.errors import UserError
 from finetune.clips import sampling
 from finetune.clips.sampling import (
     Sampling,
@@ -98,3 +99,13 @@ def test_a_checkpoint_keeps_its_sampling() -> None:
         strategy.write_to(config)
         assert Sampling.read_from(config) == strategy
     assert Sampling.read_from(object()) == Sampling("uniform")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sampling", "all"), ("frame_stride", 0), ("frame_stride", "4"), ("target_fps", 0.0), ("target_fps", "15")],
+)
+def test_a_checkpoint_with_sampling_that_makes_no_sense_is_refused(name: str, value: object) -> None:
+    config = type("Config", (), {f"clip_{name}": value})
+    with pytest.raises(UserError, match=f"clip_{name} {value!r}"):
+        Sampling.read_from(config)

@@ -102,6 +102,29 @@ def test_a_class_too_small_to_split_stays_in_train() -> None:
         split_videos(videos({"a": 2, "b": 2}), FRACTIONS, 0)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_class_too_small_to_split_stays_in_train_beside_others_that_lack_a_split(seed: int) -> None:
+    """Its video, or the session it shares with other classes, must not be what fills validation or test."""
+    several = [Member("0", ("b", "rare")), Member("1", ("b",)), Member("4", ("b",))]
+    several += [Member(str(i), ("a",)) for i in (2, 3, 5, 6)]
+    sessions = [
+        Member(f"{label}{i}", (label,), f"session{session}")
+        for label, held in (("a", (1, 2, 3, 4)), ("b", (1, 2, 3, 4)), ("rare", (1, 2)))
+        for i, session in enumerate(held)
+    ]
+    for given in (several, sessions):
+        splits = split_videos(given, FRACTIONS, seed)
+        assert {split for video, split in zip(given, splits) if "rare" in video.labels} == {"train"}
+
+
+def test_groups_named_by_dates_with_dots_are_split_in_their_shares() -> None:
+    for name in ("2026.{month:02}.{day:02}", "2026-{month:02}-{day:02}"):
+        days = [(month, day) for month in range(1, 11) for day in range(1, 21)]
+        given = [Member(f"{m}/{d}.mp4", ("a",), name.format(month=m, day=d)) for m, d in days]
+        counts = Counter(split_videos(given, FRACTIONS, 0))
+        assert all(abs(counts[s] - share * 200) <= 15 for s, share in zip(SPLITS, FRACTIONS)), (name, counts)
+
+
 @pytest.mark.parametrize("fractions", [[0.8, 0.1, 0.2], [0, 0.5, 0.5], [1.2, -0.1, -0.1], [float("nan"), 0.5, 0.5]])
 def test_shares_that_make_no_sense_are_refused(fractions: list[float]) -> None:
     with pytest.raises(UserError, match="sum to 1"):

@@ -55,7 +55,9 @@ def test_segments_change_where_the_video_does(random_checkpoint: str, dark_then_
 def test_a_stride_is_the_mean_of_the_windows_that_cover_it() -> None:
     scores = np.array([[0.0], [1.0], [0.0]])
     assert mean_over_windows(np.array([0.0, 1, 2]), scores, 2.0, 1.0)[:, 0].tolist() == [0, 0.5, 0.5, 0]
-    assert mean_over_windows(np.array([0.0, 3, 6]), scores, 1.0, 3.0)[:, 0].tolist() == [0, 1, 0][:2]
+    assert mean_over_windows(np.array([0.0, 3, 6]), scores, 1.0, 3.0)[:, 0].tolist() == [0, 1, 0]
+    # Half a stride of the end and more is seen by the last window alone: 8 to 10 s.
+    assert len(mean_over_windows(np.arange(0, 8.1, 1.6), np.zeros((6, 1)), 2.0, 1.6)) * 1.6 >= 10
 
 
 def test_a_video_shorter_than_a_window_says_so(

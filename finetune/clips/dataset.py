@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -110,11 +111,15 @@ def stream_splits(dataset_name: str, need_validation: bool) -> Splits:
 
 
 def prepare_folder(videos: Path) -> Path:
-    """Runs data_prep on a plain folder or CSV; the result is cached until a file in it changes."""
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / "video_folders" / _fingerprint(videos)
-    if not (cache / SUMMARY).is_file():
-        print(f"{videos} is not a prepared dataset: running python -m data_prep {videos} {cache}", flush=True)
-        run_data_prep([str(videos), str(cache)])
+    """Runs data_prep on a plain folder or list; the result is cached, and data_prep knows whether it is up to date."""
+    name = hashlib.sha256(str(videos.resolve()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "video_folders" / name
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes; the others come when it is done
+    if is_first or not (cache / SUMMARY).is_file():
+        print(
+            f"{videos} is not a prepared dataset: running python -m data_prep {videos} {cache} --overwrite", flush=True
+        )
+        run_data_prep([str(videos), str(cache), "--overwrite"])
     return cache
 
 
@@ -123,12 +128,6 @@ def run_data_prep(arguments: list[str]) -> None:
     code = subprocess.run([sys.executable, "-m", "data_prep", *arguments]).returncode
     if code != 0:
         raise UserError(f"data_prep ended with code {code}: see its message above.")
-
-
-def _fingerprint(videos: Path) -> str:
-    files = [videos] if videos.is_file() else sorted(path for path in videos.rglob("*") if path.is_file())
-    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(repr((str(videos.resolve()), facts)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _open_directory(path: Path) -> tuple[DatasetDict, dict[str, Any]]:

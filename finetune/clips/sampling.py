@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_prep.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
 STRATEGIES = ("uniform", "segments", "dense")
+MAX_TARGET_FPS = 1000
 
 
 def uniform_indices(video_frames: int, num_frames: int, view: int = 0, num_views: int = 1) -> list[int]:
@@ -170,12 +173,16 @@ class Sampling:
 
     @classmethod
     def read_from(cls, config: Any) -> Sampling:
-        """Of a model's config; uniform where it does not say."""
-        return cls(
-            getattr(config, "clip_sampling", "uniform"),
-            getattr(config, "clip_frame_stride", 1),
-            getattr(config, "clip_target_fps", None),
-        )
+        """Of a model's config, which somebody else may have written; uniform where it does not say. Raises `UserError`."""
+        strategy, stride = getattr(config, "clip_sampling", "uniform"), getattr(config, "clip_frame_stride", 1)
+        fps = getattr(config, "clip_target_fps", None)
+        known_rate = fps is None or (isinstance(fps, (int, float)) and 0 < fps <= MAX_TARGET_FPS)
+        if strategy not in STRATEGIES or not isinstance(stride, int) or stride < 1 or not known_rate:
+            raise UserError(
+                f"the model's config.json has clip_sampling {strategy!r}, clip_frame_stride {stride!r} and clip_target_fps {fps!r}, "
+                f"expected one of {', '.join(STRATEGIES)}, a whole number from 1, and null or frames per second up to {MAX_TARGET_FPS}."
+            )
+        return cls(strategy, stride, fps)
 
     def in_training(self) -> str:
         """In words, for a card."""

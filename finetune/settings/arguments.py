@@ -12,7 +12,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from data_prep.errors import UserError
 from data_prep.workers import available_cores
-from finetune.clips.sampling import STRATEGIES
+from finetune.clips.sampling import MAX_TARGET_FPS, STRATEGIES
 from finetune.clips.views import Views
 from finetune.model.wanted import ModelArguments, check_model
 from finetune.settings.learning import LearningArguments, check_learning
@@ -207,7 +207,7 @@ def _check_clips(data: DataArguments) -> None:
         )
     if data.frame_stride is not None and data.frame_stride < 1:
         raise UserError(f"--frame_stride is {data.frame_stride}, expected at least 1.")
-    if data.target_fps is not None and not 0 < data.target_fps <= 1000:
+    if data.target_fps is not None and not 0 < data.target_fps <= MAX_TARGET_FPS:
         raise UserError(f"--target_fps is {data.target_fps:g}, expected frames per second, as 8.")
     scale = data.crop_scale
     if scale is not None and (len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1):

@@ -158,11 +158,12 @@ def _scored(classifier: Classifier, windows: list[tuple[float, torch.Tensor]]) -
 
 
 def mean_over_windows(starts: np.ndarray, scores: np.ndarray, window: float, stride: float) -> np.ndarray:
-    """Of each stride the mean of the scores of the windows that cover its middle; of a gap, the window before.
+    """Of each stride the mean of the scores of the windows that cover its middle; of a gap, the window before. The last
+    stride is the one in which the last window ends.
 
     Windows of 2 s every 1 s with scores 0, 1, 0 give 0, 0.5, 0.5, 0.
     """
-    num_strides = max(1, round((starts[-1] + window) / stride))
+    num_strides = max(1, math.ceil((starts[-1] + window) / stride - 1e-6))
     rows = []
     for middle in (np.arange(num_strides) + 0.5) * stride:
         first, last = np.searchsorted(starts, [middle - window, middle], side="right")
