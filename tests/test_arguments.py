@@ -82,6 +82,7 @@ def test_without_a_dataset_the_demonstration_runs() -> None:
         ([*BASE, "--config", "none.yaml"], "cannot be read"),
         ([*BASE, "--metric_for_best_model", "accuracy"], "expected one of top1, top5, mean_class_accuracy"),
         ([*BASE, "--prediction_loss_only", "true"], "--prediction_loss_only is not supported"),
+        ([*BASE, "--train_sampling_strategy", "sequential"], "must stay random"),
         ([*BASE, "--seed", "-1"], "--seed is -1"),
         ([*BASE, "--per_device_train_batch_size", "0"], "expected at least 1"),
     ],
@@ -92,6 +93,13 @@ def test_wrong_usage_is_one_clear_line(argv: list[str], message: str) -> None:
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", ["--lora_rank", "--lora-rank", "--lora-rank=2"])
+def test_a_flag_takes_the_place_of_what_contradicts_it_however_it_is_spelt(flag: str) -> None:
+    given = [flag] if "=" in flag else [flag, "2"]
+    settings = parse_arguments([*BASE, "--config", "small_data", *given])
+    assert settings.learning.lora_rank == 2 and not settings.learning.freeze_blocks
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import torch
 from forks import Forks
 from safetensors.torch import load_file
 
-from data_prep.errors import exit_cleanly
+from data_prep.errors import UserError, exit_cleanly
 from finetune.run import main
 from finetune.training.checkpoints import complete_checkpoints, publish, remove_old
 from finetune.training.trainer import VideoTrainer
@@ -109,11 +109,42 @@ def test_a_killed_run_goes_on_too_and_leaves_nothing_half_written(
     assert {path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")} == set()
 
 
-def test_old_checkpoints_go_but_not_the_best(tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_are_not_complete_is_not_wiped(bars_dataset: Path, tmp_path: Path, whole: Path) -> None:
+    command = options(bars_dataset, tmp_path / "run", "--dataloader_num_workers", "0")
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "unfinished.json").write_text(json.dumps({"argv": command, "stopped": False}))
+    for state in (tmp_path / "run").glob("checkpoint-*/scheduler.pt"):
+        state.unlink()
+    with pytest.raises(UserError, match="none of which is complete"):
+        main(command)
+    assert list((tmp_path / "run").glob("checkpoint-*/model.safetensors"))
+
+
+def test_a_stop_is_saved_where_only_the_best_is(
+    bars_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of an epoch that was no better than the one before: with a rate of 0 none is."""
+    command = options(
+        bars_dataset,
+        tmp_path / "run",
+        "--dataloader_num_workers",
+        "0",
+        "--save_strategy",
+        "best",
+        "--learning_rate",
+        "0",
+    )
+    stop_at(monkeypatch, 11)
+    assert exit_cleanly(main)(command) == 75
+    assert (tmp_path / "run" / "checkpoint-12").is_dir() and not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["optimizer.pt", "optimizer.bin"])  # the latter is FSDP's
+def test_old_checkpoints_go_but_not_the_best(tmp_path: Path, optimizer: str) -> None:
     for step in (5, 10, 15, 100):
         staged = tmp_path / "staged"
         staged.mkdir()
-        for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "model.safetensors", "config.json"):
+        for name in ("trainer_state.json", optimizer, "scheduler.pt", "model.safetensors", "config.json"):
             (staged / name).write_text("{}")
         publish(staged, tmp_path / f"checkpoint-{step}")
     remove_old(tmp_path, 1, str(tmp_path / "checkpoint-5"))

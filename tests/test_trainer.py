@@ -96,6 +96,38 @@ def test_without_validation_the_probes_strength_is_judged_on_groups_that_were_he
     assert probe.folds(np.array([1, 1, 1])) == []
 
 
+@pytest.mark.parametrize("keeps_best", [False, True])
+def test_the_model_kept_is_the_average_that_was_evaluated(bars_dataset: Path, tmp_path: Path, keeps_best: bool) -> None:
+    """Of the last epoch, or of the best: both are in their checkpoint, beside the weights that training goes on from."""
+    out = tmp_path / "out"
+    train(
+        bars_dataset, out, "--ema_decay", "0.9", "--num_train_epochs", "2", "--learning_rate", "1e-3",
+        "--load_best_model_at_end", str(keeps_best), "--save_total_limit", "5",
+    )  # fmt: skip
+    state = json.loads((out / "checkpoint-12" / "trainer_state.json").read_text())
+    kept = Path(state["best_model_checkpoint"]) if keeps_best else out / "checkpoint-12"
+    model, average = load_file(out / "model.safetensors"), load_file(kept / "model.safetensors")
+    assert all(torch.equal(model[name], average[name]) for name in average)
+    assert not torch.equal(
+        model["classifier.weight"], load_file(kept / "training_weights.safetensors")["classifier.weight"]
+    )
+
+
+def test_milestones_are_epochs_however_long_the_run_is(
+    bars_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+    whole = VideoTrainer.training_step
+
+    def training_step(self: VideoTrainer, *args: object, **kwargs: object) -> torch.Tensor:
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(VideoTrainer, "training_step", training_step)
+    train(bars_dataset, tmp_path / "out", "--max_steps", "9", "--lr_milestones", "1", "--learning_rate", "1e-3")
+    assert rates == pytest.approx([1e-3] * 6 + [1e-4] * 3), "24 videos in batches of 4: an epoch is 6 steps"
+
+
 @pytest.mark.extra("peft")
 def test_lora_ends_as_a_plain_checkpoint_that_predicts_what_was_measured(
     bars_dataset: Path, started: Path, tmp_path: Path

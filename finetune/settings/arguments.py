@@ -189,6 +189,10 @@ def _check_training(training: FinetuningArguments) -> None:
     best = (training.metric_for_best_model or "").removeprefix("eval_")
     if training.load_best_model_at_end and best not in METRICS:
         raise UserError(f"--metric_for_best_model is {best!r}, expected one of {', '.join(METRICS)}.")
+    if training.train_sampling_strategy != "random":
+        raise UserError(
+            "--train_sampling_strategy must stay random: the order of the videos is a function of seed and epoch; --sampler is for classes."
+        )
     for name in ("prediction_loss_only", "batch_eval_metrics"):
         if getattr(training, name):
             raise UserError(f"--{name} is not supported: the metrics need every video's logits.")

@@ -78,8 +78,11 @@ def _plain(value: Any) -> Any:
 
 def recipe_words(path: Path, parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
     """A recipe as command-line words, so that one parser checks both, without what `argv` replaces."""
-    given = {word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")}
-    replaced = {name for key in given for name in _REPLACES.get(key, ())}
+    words_of = {
+        flag: action.dest for action in parser._actions for flag in action.option_strings
+    }  # with - or _ in them
+    given = {words_of.get(word.partition("=")[0]) for word in argv}
+    replaced = {name for key in given for name in _REPLACES.get(key or "", ())}
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

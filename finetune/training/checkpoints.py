@@ -10,13 +10,17 @@ from pathlib import Path
 from data_prep.errors import UserError
 
 # What a checkpoint needs to go on as if never interrupted.
-_RESUME_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "model.safetensors", "config.json")
+_RESUME_FILES = ("trainer_state.json", "scheduler.pt", "model.safetensors", "config.json")
+_OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")  # the latter from FSDP
 TRAINING_WEIGHTS = "training_weights.safetensors"  # where model.safetensors holds their moving average
 STAGING = ".saving"  # in output_dir: what is being written, which nobody may take for finished
 
 
 def is_complete(checkpoint: Path) -> bool:
-    return all((checkpoint / name).is_file() for name in _RESUME_FILES)
+    def has(name: str) -> bool:
+        return (checkpoint / name).is_file()
+
+    return all(map(has, _RESUME_FILES)) and any(map(has, _OPTIMIZER_FILES))
 
 
 def complete_checkpoints(output_dir: Path) -> list[Path]:
@@ -39,7 +43,7 @@ def checkpoint_to_resume(output_dir: str, asked: str | None) -> str | None:
         return None
     if asked.lower() not in ("latest", "true", "yes"):
         if not is_complete(Path(asked)):
-            raise UserError(f"--resume_from_checkpoint {asked} is not a complete checkpoint: expected {', '.join(_RESUME_FILES)} in it.")  # fmt: skip
+            raise UserError(f"--resume_from_checkpoint {asked} is not a complete checkpoint: expected {', '.join(_RESUME_FILES)} and {' or '.join(_OPTIMIZER_FILES)} in it.")  # fmt: skip
         return asked
     complete = complete_checkpoints(Path(output_dir))
     if not complete:

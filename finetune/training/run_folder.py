@@ -51,7 +51,11 @@ class RunFolder:
         """Raises `UserError` for a folder that must not be touched; `needed` are paths that this run reads."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output_dir {self.path} is a file: give a directory.")
-        if not self.path.is_dir() or not any(self.path.iterdir()) or self._same_command_unfinished():
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return
+        if self._same_command_unfinished():
+            if not self.resume and not self.overwrite and any(self.path.glob("checkpoint-*")):
+                raise UserError(f"--output_dir {self.path} holds checkpoints of this run, none of which is complete: look at them, or start anew with --overwrite_output_dir.")  # fmt: skip
             return
         if not self.resume and not self.overwrite:
             raise UserError(f"--output_dir {self.path} exists: choose another, continue it with --resume_from_checkpoint, or replace it with --overwrite_output_dir.")  # fmt: skip

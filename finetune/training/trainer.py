@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,13 +84,22 @@ class VideoTrainer(SavingTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None and self.learning.lr_milestones:
+            epochs = self.args.num_train_epochs
+            if self.args.max_steps > 0:
+                epochs = num_training_steps / self._steps_of_an_epoch()
             multiplier = milestone_schedule(
-                self.learning.lr_milestones, self.learning.lr_milestone_factor, self.args.num_train_epochs,
+                self.learning.lr_milestones, self.learning.lr_milestone_factor, epochs,
                 num_training_steps, self.args.get_warmup_steps(num_training_steps),
             )  # fmt: skip
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, multiplier)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _steps_of_an_epoch(self) -> int:
+        clips = len(self.train_dataset.rows) * self.learning.repeated_augmentation
+        return math.ceil(
+            clips / (self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps)
+        )
 
     def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> Any:
         """Where --auto_find_batch_size has made batches smaller, a step takes more of them, to about the same number."""
@@ -104,9 +114,14 @@ class VideoTrainer(SavingTrainer):
             self.average = MovingAverage(self.model, self.learning.ema_decay)
         with self.interruption.listening():
             output = super().train(*args, **kwargs)
-        if self.average is not None and self.state.best_model_checkpoint is None:
+        best_is_loaded = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
+        if self.average is not None and not best_is_loaded:
             self.average.load(self.average.weights)
         return output
+
+    def _determine_best_metric(self, *args: Any, **kwargs: Any) -> bool:
+        """Of --save_strategy best it decides whether is saved; a run that is told to stop is, whatever it measures."""
+        return bool(super()._determine_best_metric(*args, **kwargs)) or self.interruption.stopping
 
     # Batches and their loss
 
@@ -115,7 +130,8 @@ class VideoTrainer(SavingTrainer):
         if not isinstance(clips, Clips):
             return None
         labels = clips.labels() if self.learning.sampler == "balanced" else None
-        self.sampler = VideoSampler(len(clips), self.args.seed, labels, self.learning.repeated_augmentation)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.sampler = VideoSampler(len(clips), seed, labels, self.learning.repeated_augmentation)
         return self.sampler
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
