@@ -86,10 +86,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if trainer.is_world_process_zero():
         folder.begin(settings)
     with naming_videos(watch):
-        with trainer.clock.running(folder.checkpoint):
-            learn(trainer, settings, splits, folder, start)
-        trainer.save_model()
-        evaluation = evaluate(trainer, splits, Views.parse(settings.data.eval_views))
+        evaluation = learn_and_measure(trainer, settings, splits, folder, start)
     trainer.gather_unreadable()
     trainer.accelerator.end_training()  # leaves the process group, whose threads may abort a process that ends with them
     metrics = evaluation.metrics if evaluation else {}
@@ -100,6 +97,22 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         if hub_model_id:
             share(trainer, evaluation, hub_model_id)
     return metrics
+
+
+def learn_and_measure(
+    trainer: VideoTrainer, settings: Settings, splits: Splits, folder: RunFolder, start: Start
+) -> Evaluation | None:
+    """Training, the model, and what it is worth. Whenever SIGTERM comes, the same command goes on."""
+    try:
+        with trainer.interruption.ending_at_once():
+            with trainer.clock.running(folder.checkpoint):
+                learn(trainer, settings, splits, folder, start)
+            trainer.save_model()
+            return evaluate(trainer, splits, Views.parse(settings.data.eval_views))
+    except Interrupted:
+        if trainer.is_world_process_zero():
+            folder.stopped()
+        raise
 
 
 def share(trainer: VideoTrainer, evaluation: Evaluation | None, hub_model_id: str) -> None:
@@ -119,10 +132,6 @@ def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: Run
         return
     try:
         trainer.train(resume_from_checkpoint=folder.checkpoint)
-    except Interrupted:
-        if trainer.is_world_process_zero():
-            folder.stopped()
-        raise
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of memory ({' '.join(str(error).split())[:120]}). In this order: a smaller --per_device_train_batch_size "

@@ -18,6 +18,7 @@ import torch
 from forks import Forks
 from safetensors.torch import load_file
 
+import finetune.run
 from data_prep.errors import UserError, exit_cleanly
 from finetune.run import main
 from finetune.training.checkpoints import complete_checkpoints, publish, remove_old
@@ -118,6 +119,22 @@ def test_a_run_whose_checkpoints_are_not_complete_is_not_wiped(bars_dataset: Pat
     with pytest.raises(UserError, match="none of which is complete"):
         main(command)
     assert list((tmp_path / "run").glob("checkpoint-*/model.safetensors"))
+
+
+def test_stopped_in_the_last_evaluation_the_same_command_finishes(
+    bars_dataset: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = options(bars_dataset, tmp_path / "run", "--dataloader_num_workers", "2")
+
+    def evaluate(*args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.run, "evaluate", evaluate)
+        assert exit_cleanly(main)(command) == 75
+    assert json.loads((tmp_path / "run" / "unfinished.json").read_text())["stopped"]
+    main(command)
+    assert (tmp_path / "run" / "metrics.json").exists() and same_weights(whole, tmp_path / "run")
 
 
 def test_a_stop_is_saved_where_only_the_best_is(

@@ -53,6 +53,24 @@ class Interruption(TrainerCallback):
         finally:
             signal.signal(signal.SIGTERM, before)
 
+    @contextmanager
+    def ending_at_once(self) -> Iterator[None]:
+        """Before and after training, where there is nothing to save: SIGTERM raises `Interrupted`."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGTERM)
+
+        def stop(*_: Any) -> None:
+            signal.signal(signal.SIGTERM, before)
+            raise Interrupted("stopped by SIGTERM. The run is not finished: the same command goes on.")
+
+        signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._any_told(args):
             self.stopping = True
