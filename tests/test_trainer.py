@@ -113,6 +113,11 @@ def test_the_model_kept_is_the_average_that_was_evaluated(bars_dataset: Path, tm
     )
 
 
+def test_too_few_videos_for_one_whole_batch_are_no_training(bars_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="24 training videos do not fill one batch of 32"):
+        train(bars_dataset, tmp_path / "out", "--dataloader_drop_last", "true", "--per_device_train_batch_size", "32")
+
+
 def test_milestones_are_epochs_however_long_the_run_is(
     bars_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

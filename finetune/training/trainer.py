@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from data_prep.errors import UserError
 from data_prep.workers import available_cores
 from finetune.clips.batch import normalise
 from finetune.clips.clip import IGNORED, Clips
@@ -97,9 +98,9 @@ class VideoTrainer(SavingTrainer):
 
     def _steps_of_an_epoch(self) -> int:
         clips = len(self.train_dataset.rows) * self.learning.repeated_augmentation
-        return math.ceil(
-            clips / (self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps)
-        )
+        batches = clips / (self._train_batch_size * self.args.world_size)
+        whole = math.floor(batches) if self.args.dataloader_drop_last else math.ceil(batches)
+        return max(1, math.ceil(whole / self.args.gradient_accumulation_steps))
 
     def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> Any:
         """Where --auto_find_batch_size has made batches smaller, a step takes more of them, to about the same number."""
@@ -208,7 +209,14 @@ class VideoTrainer(SavingTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """A stream deals itself to processes: accelerate, which would deal it again, is left out."""
         if not isinstance(self.train_dataset, StreamedClips):
-            return super().get_train_dataloader()
+            loader = super().get_train_dataloader()
+            if not len(loader):
+                batch = self._train_batch_size * self.args.world_size
+                raise UserError(
+                    f"{len(self.train_dataset)} training videos do not fill one batch of {batch}, and --dataloader_drop_last leaves out "
+                    "what fills none: pass --dataloader_drop_last false, or a smaller --per_device_train_batch_size."
+                )
+            return loader
         workers = self.args.dataloader_num_workers
         return DataLoader(
             self.train_dataset,
