@@ -54,17 +54,22 @@ def recipe_path(config: str) -> Path:
 
 def recipe_of(arguments: Sequence[Any], argv: list[str], parser: argparse.ArgumentParser) -> dict[str, Any]:
     """The settings given in `argv` and those every recipe has, without paths of this machine."""
-    dest_of = {flag: action.dest for action in parser._actions for flag in action.option_strings}
-    given = [dest_of.get(word.split("=")[0]) for word in argv]
     recipe = {}
-    for key in dict.fromkeys([*given, *_RECIPE_KEYS]):
-        if key is None or key in _PRIVATE_KEYS:
+    for key in dict.fromkeys([*_given(argv, parser), *_RECIPE_KEYS]):
+        if key in _PRIVATE_KEYS:
             continue
         value = next(getattr(group, key) for group in arguments if hasattr(group, key))
         if isinstance(value, str) and (os.path.isabs(value) or os.path.exists(value)):
             continue
         recipe[key] = _plain(value)
     return recipe
+
+
+def _given(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The settings named in `argv`, in order; HfArgumentParser takes them with dashes too."""
+    dest_of = {flag: action.dest for action in parser._actions for flag in action.option_strings}
+    flags = [word.partition("=")[0] for word in argv]
+    return [dest_of[flag] for flag in flags if flag in dest_of]
 
 
 def _plain(value: Any) -> Any:
@@ -78,11 +83,7 @@ def _plain(value: Any) -> Any:
 
 def recipe_words(path: Path, parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
     """A recipe as command-line words, so that one parser checks both, without what `argv` replaces."""
-    words_of = {
-        flag: action.dest for action in parser._actions for flag in action.option_strings
-    }  # with - or _ in them
-    given = {words_of.get(word.partition("=")[0]) for word in argv}
-    replaced = {name for key in given for name in _REPLACES.get(key or "", ())}
+    replaced = {name for key in _given(argv, parser) for name in _REPLACES.get(key, ())}
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
