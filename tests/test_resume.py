@@ -141,16 +141,8 @@ def test_a_stop_is_saved_where_only_the_best_is(
     bars_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the end of an epoch that was no better than the one before: with a rate of 0 none is."""
-    command = options(
-        bars_dataset,
-        tmp_path / "run",
-        "--dataloader_num_workers",
-        "0",
-        "--save_strategy",
-        "best",
-        "--learning_rate",
-        "0",
-    )
+    only_best = ("--save_strategy", "best", "--learning_rate", "0", "--dataloader_num_workers", "0")
+    command = options(bars_dataset, tmp_path / "run", *only_best)
     stop_at(monkeypatch, 11)
     assert exit_cleanly(main)(command) == 75
     assert (tmp_path / "run" / "checkpoint-12").is_dir() and not (tmp_path / "run" / "metrics.json").exists()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -35,41 +35,21 @@ class Interruption(TrainerCallback):
         self.stopping = False
         self._parent = os.getppid() if any(name in os.environ for name in _LAUNCHED_BY) else None
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> AbstractContextManager[None]:
         """While training: SIGTERM is noted; a second one ends the process at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.getsignal(signal.SIGTERM)
 
-        def note(*_: Any) -> None:
+        def note() -> None:
             self.told = True
-            signal.signal(signal.SIGTERM, before)
 
-        signal.signal(signal.SIGTERM, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        return _on_sigterm(note)
 
-    @contextmanager
-    def ending_at_once(self) -> Iterator[None]:
+    def ending_at_once(self) -> AbstractContextManager[None]:
         """Before and after training, where there is nothing to save: SIGTERM raises `Interrupted`."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.getsignal(signal.SIGTERM)
 
-        def stop(*_: Any) -> None:
-            signal.signal(signal.SIGTERM, before)
+        def stop() -> None:
             raise Interrupted("stopped by SIGTERM. The run is not finished: the same command goes on.")
 
-        signal.signal(signal.SIGTERM, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        return _on_sigterm(stop)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._any_told(args):
@@ -96,6 +76,25 @@ class Interruption(TrainerCallback):
         flag = torch.tensor(float(told), device=args.device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
         return bool(flag)
+
+
+@contextmanager
+def _on_sigterm(react: Callable[[], None]) -> Iterator[None]:
+    """The first SIGTERM calls `react`; the next one does what it did before. Only the main thread can be told."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+
+    def first(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, before)
+        react()
+
+    signal.signal(signal.SIGTERM, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _ends_epoch(state: Any) -> bool:
