@@ -20,6 +20,7 @@ from finetune.clips.batch import ClipTransform, collate
 from finetune.clips.clip import ClipMaker
 from finetune.clips.stream import ParquetRows, Place, StreamedClips, parquet_rows
 from finetune.run import main
+from finetune.training.trainer import VideoTrainer
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,22 @@ def test_training_from_a_stream_and_resuming_it(shards: str, tmp_path: Path) -> 
     again = load_file(last / "model.safetensors")
     assert json.loads((last / "trainer_state.json").read_text())["global_step"] == steps[-1]
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_milestones_are_passes(shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass counts as the steps it is cut into: 22 videos in batches of 4 as 5."""
+    rates = []
+    whole = VideoTrainer.training_step
+
+    def training_step(self: VideoTrainer, *args: object, **kwargs: object) -> torch.Tensor:
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(VideoTrainer, "training_step", training_step)
+    options = ["--dataset_name", shards, "--streaming", *FAST, "--num_train_epochs", "2", "--eval_strategy", "no"]
+    main([*options, "--lr_milestones", "1", "--output_dir", str(tmp_path / "out")])
+    steps = len(ParquetRows(parquet_rows(shards, "train").urls)) // 4
+    assert rates == pytest.approx([1e-3] * steps + [1e-4] * steps)
 
 
 def test_what_cannot_be_streamed_is_said(bars_dataset: Path, tmp_path: Path) -> None:

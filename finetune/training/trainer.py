@@ -19,7 +19,7 @@ from data_prep.errors import UserError
 from data_prep.workers import available_cores
 from finetune.clips.batch import normalise
 from finetune.clips.clip import IGNORED, Clips
-from finetune.clips.stream import StreamedClips
+from finetune.clips.stream import StreamedClips, steps_per_pass
 from finetune.clips.watch import Pace, wait_remedy
 from finetune.model.modeling import MULTI_LABEL
 from finetune.settings.learning import LearningArguments
@@ -97,10 +97,12 @@ class VideoTrainer(SavingTrainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _steps_of_an_epoch(self) -> int:
-        clips = len(self.train_dataset.rows) * self.learning.repeated_augmentation
-        batches = clips / (self._train_batch_size * self.args.world_size)
+        batch, world, accumulated = self._train_batch_size, self.args.world_size, self.args.gradient_accumulation_steps
+        if isinstance(self.train_dataset, StreamedClips):
+            return steps_per_pass(len(self.train_dataset.rows), batch, world, accumulated)
+        batches = len(self.train_dataset) * self.learning.repeated_augmentation / (batch * world)
         whole = math.floor(batches) if self.args.dataloader_drop_last else math.ceil(batches)
-        return max(1, math.ceil(whole / self.args.gradient_accumulation_steps))
+        return max(1, math.ceil(whole / accumulated))
 
     def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> Any:
         """Where --auto_find_batch_size has made batches smaller, a step takes more of them, to about the same number."""
