@@ -1,6 +1,8 @@
-"""What a media file may cost, and the one error that says why a file is refused."""
+"""Limits on what a media file may cost and may name, and the one error that says why a file is rejected."""
 
 from __future__ import annotations
+
+from pathlib import PurePosixPath, PureWindowsPath
 
 MAX_PIXELS = 8192 * 4352  # per frame; an 8K frame fits. A 200-byte GIF may claim 16000 x 16000 and cost 2 GB.
 MAX_FRAMES = 1_000_000  # 9 hours at 30 frames per second
@@ -21,3 +23,10 @@ def check_size(width: int, height: int) -> None:
     """Raises `VideoError` where one frame would cost too much memory."""
     if width * height > MAX_PIXELS:
         raise VideoError(f"frames of {width}x{height} pixels: more than {MAX_PIXELS} pixels are not opened")
+
+
+def is_plain_name(name: object) -> bool:
+    """Return True if `name` is the name of a file or folder, without a path to it, on every system."""
+    if not isinstance(name, str) or name in ("", ".", "..") or "\0" in name:
+        return False
+    return PurePosixPath(name).name == name and PureWindowsPath(name).name == name

@@ -19,6 +19,7 @@ from datasets import DatasetInfo, Features
 
 from data_prep.checksums import are_checksums
 from data_prep.errors import UserError
+from data_prep.limits import is_plain_name
 from data_prep.parquet import Place, Rows, parquet_file
 from data_prep.scan import Scanned
 from data_prep.schema import FRAME_TIMES, PACKET_INDEX, SPLITS, STORE_COLUMN, Store
@@ -205,8 +206,26 @@ def whole_directory(directory: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _check_inside(directory: Path) -> None:
+    """Raise `UserError` if the JSON files of a dataset name splits or data files that are not in its folder.
+
+    `datasets` joins these names to the folder as they are, so "../x" and "/x" would read files from elsewhere.
+    """
+    splits = read_json(str(directory / "dataset_dict.json")).get("splits")
+    named = [(directory / "dataset_dict.json", name) for name in splits or ()]
+    for state in directory.glob("*/state.json"):
+        files = read_json(str(state)).get("_data_files")
+        named += [(state, file["filename"]) for file in files or () if isinstance(file, dict) and "filename" in file]
+    for path, name in named:
+        if not is_plain_name(name):
+            raise UserError(
+                f"{path} names data outside its folder ({name!r}), which is not read: prepare the dataset again."
+            )
+
+
 def open_dataset(directory: Path) -> datasets.DatasetDict:
     """A dataset that data_prep wrote. Raises `UserError` where it does not open."""
+    _check_inside(directory)
     try:
         return datasets.load_from_disk(str(directory))
     except (OSError, ValueError) as error:

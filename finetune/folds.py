@@ -74,7 +74,7 @@ def run_fold(launcher: list[str], run_argv: list[str], fold: int, folder: Path) 
     print(f"fold {fold}: {folder}", flush=True)
     script = Path(__file__).with_name("run.py")
     command = [*launcher, str(script), *run_argv, "--test_fold", str(fold), "--output_dir", str(folder)]
-    with subprocess.Popen(command) as run:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as run:
         try:
             code = run.wait()
         except BaseException:  # told to stop: so is the run, which saves where it is

@@ -86,7 +86,7 @@ def write_space(name: str, directory: Path) -> list[str]:
     if folder is not None:
         check_finished(folder)
         print(check(folder), flush=True)
-        config = transformers.AutoConfig.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     else:
         config = load_checkpoint(name)[0].config
     if not is_plain(config):

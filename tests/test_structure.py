@@ -80,7 +80,24 @@ def test_every_package_is_installed() -> None:
 def test_no_metric_is_fetched_and_no_remote_code_is_trusted() -> None:
     for path in ROOT.glob("[df]*/**/*.py"):
         text = path.read_text()
-        assert "evaluate.load" not in text and "trust_remote_code" not in text and "import pickle" not in text, path
+        assert "evaluate.load" not in text and "import pickle" not in text, path
+        assert set(re.findall(r"trust_remote_code=(\w+)", text)) <= {"False"}, path
+
+
+def test_every_loader_declines_remote_code() -> None:
+    """Left out, `trust_remote_code` makes transformers ask on standard input whether to run a checkpoint's own code."""
+    for path in ROOT.glob("[df]*/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("from_pretrained", "pipeline"):
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert given.get("trust_remote_code") == "False", f"{path}:{node.lineno}"
+
+
+def test_no_child_process_reads_our_standard_input() -> None:
+    for path in ROOT.glob("[df]*/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("subprocess.run", "subprocess.Popen"):
+                assert any(keyword.arg in ("stdin", "input") for keyword in node.keywords), f"{path}:{node.lineno}"
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", README))

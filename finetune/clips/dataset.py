@@ -125,7 +125,7 @@ def prepare_folder(videos: Path) -> Path:
 
 def run_data_prep(arguments: list[str]) -> None:
     """`python -m data_prep` in a process of its own, as a user runs it: its workers stay free of torch."""
-    code = subprocess.run([sys.executable, "-m", "data_prep", *arguments]).returncode
+    code = subprocess.run([sys.executable, "-m", "data_prep", *arguments], stdin=subprocess.DEVNULL).returncode
     if code != 0:
         raise UserError(f"data_prep ended with code {code}: see its message above.")
 

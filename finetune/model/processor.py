@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoVideoProcessor, PreTrainedConfi
 
 from data_prep.errors import UserError
 from finetune.clips.sampling import Sampling
+from finetune.model.checkpoint_files import refuse_own_code
 from finetune.model.embeddings import pair
 
 AUTHORS_MEAN, AUTHORS_STD = [0.45] * 3, [0.225] * 3  # facebookresearch/TimeSformer, config/defaults.py
@@ -40,11 +41,13 @@ def load_processor(
 ) -> tuple[TimesformerVideoProcessor, str]:
     """The checkpoint's own numbers, whichever kind of processor file carries them, and a word on where they are from."""
     try:
-        own = AutoVideoProcessor.from_pretrained(name, revision=revision)
-    except (OSError, ValueError):
+        own = AutoVideoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as video_error:
+        refuse_own_code(name, video_error)
         try:
-            own = AutoImageProcessor.from_pretrained(name, revision=revision)
+            own = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
         except (OSError, ValueError) as error:
+            refuse_own_code(name, error)
             if config.model_type == "timesformer":
                 reason = str(error).strip().splitlines()[0]
                 raise UserError(f"{name} has no processor that can be loaded ({reason}): save it with its video_preprocessor_config.json.") from error  # fmt: skip

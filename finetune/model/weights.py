@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, TimesformerConfig, TimesformerVideoProcessor
 
 from data_prep.errors import UserError
+from finetune.model.checkpoint_files import check_files, refuse_own_code
 from finetune.model.embeddings import grid_of, pair, resize_positions, resize_times
 from finetune.model.image_vit import HELP, State, extra_tokens, from_image_model
 from finetune.model.layer import FIRST_STEPS
@@ -174,9 +175,12 @@ def _load(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:
     is_local = name.startswith((".", "/")) or Path(name).exists()
     if is_local and not (Path(name) / "config.json").is_file():
         raise UserError(f"{name} is not a checkpoint: there is no {Path(name) / 'config.json'}. {HELP}.")
+    if is_local:
+        check_files(Path(name))
     try:
-        return cls.from_pretrained(name, revision=revision, **kwargs)
+        return cls.from_pretrained(name, revision=revision, trust_remote_code=False, **kwargs)
     except Exception as error:  # a file from elsewhere can be wrong in every way, and each raises in its own
+        refuse_own_code(name, error)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name} cannot be loaded: {reason} {HELP}.") from error
 

@@ -77,7 +77,7 @@ def _compare(folder: Path, given: Clips | None) -> str:
         problem = problem or _unlike_ours(answers, logits, model.config)
         said = f"transformers {transformers.__version__} alone gives the same predictions"
     else:
-        classify = pipeline("video-classification", model=model, video_processor=processor)
+        classify = pipeline("video-classification", model=model, video_processor=processor, trust_remote_code=False)
         answers = [_pipeline_scores(classify, clip, model.config) for clip in given.clips]
         problem = problem or _unlike_ours(answers, logits, model.config)
         said = f"transformers has no right {model.config.attention_type} of this shape; our class, loaded anew, gives the same predictions"  # fmt: skip
@@ -118,7 +118,7 @@ def measured_clips(
 
 def clip_of(video: str, folder: Path) -> np.ndarray:
     """The clip that the checkpoint in `folder` is shown of a video file. Raises `UserError`."""
-    config = transformers.AutoConfig.from_pretrained(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     read = ClipReader(Sampling.read_from(config), config.num_frames).read(Input(video))
     if read.frames is None:
         raise UserError(f"{video}: {read.error}")
@@ -160,7 +160,10 @@ def _ask_plain_transformers(folder: Path, clips: list[np.ndarray]) -> list[dict[
         np.savez(place / "clips.npz", *clips)
         command = [sys.executable, script, folder.resolve(), place / "clips.npz", place / "answers.json"]
         try:
-            done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=_FRESH_SECONDS)  # fmt: skip
+            done = subprocess.run(
+                command, cwd=place, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                timeout=_FRESH_SECONDS,
+            )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise UserError(f"plain transformers did not answer within {_FRESH_SECONDS} s on {folder}.") from error
         if done.returncode != 0:

@@ -18,9 +18,12 @@ def main(folder: str, clips_file: str, answers_file: str) -> None:
     """CLIPS is an npz of uint8 clips `(num_frames, height, width, 3)`; ANSWERS becomes JSON with, for each of them,
     `logits` and the pipeline's `scores` by label, or the `refusal` of a pipeline that does not take it.
     """
-    model = transformers.AutoModelForVideoClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = transformers.AutoVideoProcessor.from_pretrained(folder)
-    classify = transformers.pipeline("video-classification", model=folder, device="cpu")
+    loaded = transformers.AutoModelForVideoClassification.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False
+    )
+    model = loaded.eval()
+    processor = transformers.AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
+    classify = transformers.pipeline("video-classification", model=folder, device="cpu", trust_remote_code=False)
     # Named, because the pipeline of transformers 5.17 gives softmax to several labels per video too.
     function = "sigmoid" if model.config.problem_type == "multi_label_classification" else "softmax"
     answers: list[dict[str, Any]] = []
