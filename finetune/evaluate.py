@@ -96,7 +96,16 @@ def take_device(options: argparse.Namespace) -> tuple[torch.device, bool]:
     if device.type == "cpu":
         cores = available_cores() // state.num_processes
         torch.set_num_threads(max(1, cores - options.dataloader_num_workers))
+    if options.device is None and state.is_main_process:
+        tell_idle_devices()
     return device, state.is_main_process
+
+
+def tell_idle_devices() -> None:
+    """Say so where this machine has more accelerators than processes: each process computes on one."""
+    processes, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.accelerator.device_count()
+    if processes < devices:
+        print(f"{processes} of {devices} GPUs used. For all of them: torchrun --nproc_per_node {devices} -m finetune.evaluate ...", file=sys.stderr)  # fmt: skip
 
 
 def in_words(evaluation: Evaluation) -> str:

@@ -194,6 +194,19 @@ def settle_step_size(settings: Settings) -> None:
         rules.append(f"learning rate {asked:g} x {clips}/{learning.lr_batch_size} = {training.learning_rate:g}")
     if training.process_index == 0:
         print("; ".join(rules), flush=True)
+        tell_idle_devices(training)
+
+
+def tell_idle_devices(training_args: FinetuningArguments) -> None:
+    """Say so where this machine has more accelerators than processes: each process computes on one."""
+    devices = 0 if training_args.use_cpu else torch.accelerator.device_count()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if processes < devices:
+        print(
+            f"{processes} of {devices} GPUs {'is' if processes == 1 else 'are'} used, one by each process. For all of them: accelerate launch "
+            f"--config_file finetune/launch/multi_gpu.yaml --num_processes {devices} finetune/run.py ... (finetune.folds: --launcher).",
+            flush=True,
+        )
 
 
 def leave_lone_process_group() -> None:

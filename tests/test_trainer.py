@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from data_prep.errors import UserError
+from finetune.evaluate import main as evaluate
 from finetune.model.weights import load_checkpoint
 from finetune.run import main
 from finetune.training import probe
@@ -175,6 +176,35 @@ def test_out_of_memory_is_answered_with_three_settings(
     monkeypatch.setattr(VideoTrainer, "training_step", training_step)
     with pytest.raises(UserError, match=r"per_device_train_batch_size.*gradient_checkpointing.*bf16"):
         train(bars_dataset, tmp_path / "out")
+
+
+def test_one_process_computes_on_one_device_and_says_that_others_are_idle(
+    bars_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a machine of four GPUs, as far as anything asks; the one that is used is the CPU."""
+    for name, value in (("is_available", True), ("device_count", 4)):
+        monkeypatch.setattr(torch.accelerator, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    whole = VideoTrainer.training_step
+    clips = []
+
+    def training_step(self: VideoTrainer, model: object, inputs: dict, *args: object) -> torch.Tensor:
+        clips.append(len(inputs["labels"]))
+        return whole(self, model, inputs, *args)
+
+    monkeypatch.setattr(VideoTrainer, "training_step", training_step)
+    command = ["--optim", "sgd", "--max_steps", "2", "--gradient_accumulation_steps", "2", "--dataloader_pin_memory", "false"]  # fmt: skip
+    train(bars_dataset, tmp_path / "out", *command)
+    said = capsys.readouterr().out
+    assert "8 clips a step: 4 x 1 processes x 2 accumulated" in said and clips == [4] * 4
+    assert "1 of 4 GPUs is used" in said and "--num_processes 4" in said
+    args = torch.load(tmp_path / "out" / "training_args.bin", weights_only=False)
+    assert args.n_gpu == 1 and args.train_batch_size == 4
+    evaluate([str(tmp_path / "out"), str(bars_dataset), "--dataloader_num_workers", "0"])
+    assert "1 of 4 GPUs used" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    evaluate([str(tmp_path / "out"), str(bars_dataset), "--dataloader_num_workers", "0"])
+    assert "GPUs" not in capsys.readouterr().err
 
 
 def test_batches_shrink_until_they_fit_and_a_step_keeps_its_clips(

@@ -88,6 +88,15 @@ class FinetuningArguments(TrainingArguments):
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         super().__post_init__()
 
+    @property
+    def n_gpu(self) -> int:
+        """Devices of this process, at most one.
+
+        Of all GPUs that one process sees Trainer makes an `nn.DataParallel`: a step then takes more clips than it says,
+        and its loss, which is divided by the clips of the whole step, comes out once for each GPU.
+        """
+        return min(1, super().n_gpu)
+
 
 Arguments = tuple[DataArguments, ModelArguments, LearningArguments, FinetuningArguments]
 
