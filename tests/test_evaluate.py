@@ -100,6 +100,38 @@ def test_every_video_is_dealt_to_some_process_and_none_has_less_to_do() -> None:
             assert sorted({index for own in dealt for index in own}) == list(range(videos))
 
 
+def two_ranks() -> list[dict[str, str]]:
+    """The environments in which torchrun starts two processes (test_resume.py runs it)."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return [{**env, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_pictures")
+def test_two_processes_choose_the_checkpoint_by_the_loss_of_one(
+    model: Path, bars_dataset: Path, tmp_path: Path, forks: Forks
+) -> None:
+    """Of seven videos in batches of three, the last of which is filled up; the weights stay as they are."""
+    loaded = datasets.load_from_disk(str(bars_dataset))
+    loaded["validation"] = loaded["validation"].select(range(7))
+    loaded.save_to_disk(str(tmp_path / "seven"))
+    command = [
+        "--dataset_name", str(tmp_path / "seven"), *FAST, "--model_name_or_path", str(model), "--learning_rate", "0",
+        "--max_steps", "1", "--config", "none", "--per_device_eval_batch_size", "3", "--metric_for_best_model", "loss",
+        "--use_cpu", "true",
+    ]  # fmt: skip
+    run([*command, "--output_dir", str(tmp_path / "one")])
+    script = str(Path(__file__).parents[1] / "finetune" / "run.py")
+    both = forks.run_together([[script, *command, "--output_dir", str(tmp_path / "two")]] * 2, tmp_path, two_ranks())
+    assert [process.returncode for process in both] == [0, 0], both[0].stderr + both[1].stderr
+    states = [json.loads(next((tmp_path / name).glob("checkpoint-1/trainer_state.json")).read_text()) for name in ("one", "two")]  # fmt: skip
+    losses = [next(entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry) for state in states]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-6), "float32 of batches of one video and of three"
+    assert [state["best_metric"] for state in states] == losses
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(model: Path, bars_dataset: Path, tmp_path: Path, forks: Forks) -> None:
     """Of seven videos, so that one is read twice, and counted once."""
@@ -111,13 +143,7 @@ def test_two_processes_give_the_numbers_of_one(model: Path, bars_dataset: Path, 
         for numbers, table in outputs
     ]  # fmt: skip
     evaluate(commands[0])
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    ranks = [
-        {**env, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"
-    ]  # what torchrun starts (test_resume.py runs it)
-    both = forks.run_together([["-m", "finetune.evaluate", *commands[1]]] * 2, tmp_path, ranks)
+    both = forks.run_together([["-m", "finetune.evaluate", *commands[1]]] * 2, tmp_path, two_ranks())
     assert [process.returncode for process in both] == [0, 0], both[0].stderr + both[1].stderr
     assert [process.stdout.count("test_top1") for process in both] == [1, 0]
     (one, one_csv), (two, two_csv) = outputs

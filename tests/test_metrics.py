@@ -7,6 +7,7 @@ import pytest
 import sklearn.metrics as sk
 from transformers import EvalPrediction
 
+from data_prep.errors import UserError
 from finetune.results.calibration import expected_calibration_error
 from finetune.results.counts import top_k_right
 from finetune.results.metrics import SCALARS, compute_all, compute_metrics, confusion_matrix
@@ -119,10 +120,14 @@ def test_thresholds_reach_the_highest_f1_there_is(seed: int) -> None:
 
 def test_the_trainer_gets_scalars_only_of_one_label_or_several() -> None:
     one = compute_metrics(EvalPrediction(LOGITS, LABELS))
-    assert set(one) == {*SCALARS} - {"nll"} and all(isinstance(value, float) for value in one.values())
+    assert set(one) == {*SCALARS, "loss"} - {"nll"} and all(isinstance(value, float) for value in one.values())
     several = np.eye(3)[LABELS]
     several[0] = -100
     computed = compute_metrics(EvalPrediction(LOGITS - 1, several))
     assert all(isinstance(value, float) for value in computed.values())
     assert computed["subset_accuracy"] == pytest.approx(3 / 6), "one is unreadable, two are wrong"
+    assert one["loss"] == pytest.approx(compute_all(LOGITS, LABELS)["nll"])
+    for nothing in (np.full(6, -100), np.full((6, 3), -100.0)):
+        with pytest.raises(UserError, match="none of the 6 videos of validation can be read"):
+            compute_metrics(EvalPrediction(LOGITS, nothing))
     assert sigmoid(np.array([-800.0, 0.0, 800.0])).tolist() == [0.0, 0.5, 1.0]

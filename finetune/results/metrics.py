@@ -9,6 +9,7 @@ import evaluate
 import numpy as np
 from transformers import EvalPrediction
 
+from data_prep.errors import UserError
 from finetune.results.calibration import expected_calibration_error, log_probabilities, negative_log_likelihood
 from finetune.results.counts import class_averages, per_class_scores, top_k_right
 from finetune.results.multilabel_metrics import MULTILABEL_SCALARS, compute_multilabel, sigmoid
@@ -71,13 +72,18 @@ def compute_all(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """The Trainer's hook: the scalars only, since matrices would reach the loggers. The loss is the Trainer's own.
+    """The Trainer's hook: the scalars only, since matrices would reach the loggers. Raises `UserError` where no video
+    could be read.
 
-    Labels `(videos, classes)` of 0 and 1 are of several labels per video, thresholds then 0.5.
+    Its `loss` replaces the Trainer's own, a mean over batches: of several processes that one counts the videos twice
+    which fill up the last batches. Labels `(videos, classes)` of 0 and 1 are of several labels per video, thresholds
+    then 0.5.
     """
     logits, labels = prediction.predictions, prediction.label_ids
+    if (labels < 0).all():
+        raise UserError(f"none of the {len(labels)} videos of validation can be read any more.")
     if labels.ndim == 2:
-        computed = compute_multilabel(sigmoid(logits), labels)
-        return {name: computed[name] for name in MULTILABEL_SCALARS if name != "nll"}
-    computed = compute_all(logits, labels)
-    return {name: computed[name] for name in SCALARS if name != "nll"}
+        computed, shown = compute_multilabel(sigmoid(logits), labels), MULTILABEL_SCALARS
+    else:
+        computed, shown = compute_all(logits, labels), SCALARS
+    return {"loss" if name == "nll" else name: computed[name] for name in shown}
