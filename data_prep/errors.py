@@ -7,12 +7,13 @@ import errno
 import functools
 import io
 import json
+import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,13 +31,35 @@ _NOT_OUR_FAULT = {
 
 
 class CommandLine(argparse.ArgumentParser):
-    """argparse, with its errors as ours: one line instead of the whole usage."""
+    """argparse, with its errors as ours: one line instead of the whole usage; and every number is finite."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(allow_abbrev=False, **kwargs)
 
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        parsed = super().parse_known_args(*args, **kwargs)
+        check_finite(vars(parsed[0]))
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}. {self.prog} --help explains every argument.")
+
+
+def check_finite(settings: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a setting that is, or holds, NaN or an infinite number."""
+    for name, value in settings.items():
+        for number in _floats(value):
+            if not math.isfinite(number):
+                raise UserError(f"--{name} is {number}, expected a finite number.")
+
+
+def _floats(value: Any) -> Iterator[float]:
+    """A value that is a float, or the floats that a list or dictionary holds."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _floats(item)
 
 
 def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:

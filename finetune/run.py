@@ -83,6 +83,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         check_resumed_labels(checkpoint, splits.labels)
     watch = Watch()
     trainer = make_trainer(settings, splits, start, watch, checkpoint)
+    trainer.check_warmup()
     if trainer.is_world_process_zero():
         folder.begin(settings)
     with naming_videos(watch):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
 
 from data_prep.errors import UserError
+from data_prep.prepare import main as data_prep
 from finetune.model.wanted import ModelArguments
+from finetune.predict import main as predict
 from finetune.settings.arguments import (
     DataArguments,
     FinetuningArguments,
@@ -85,6 +88,25 @@ def test_without_a_dataset_the_demonstration_runs() -> None:
         ([*BASE, "--train_sampling_strategy", "sequential"], "must stay random"),
         ([*BASE, "--seed", "-1"], "--seed is -1"),
         ([*BASE, "--per_device_train_batch_size", "0"], "expected at least 1"),
+        ([*BASE, "--num_train_epochs", "0"], "--num_train_epochs is 0, which trains nothing"),
+        ([*BASE, "--num_train_epochs", "-3"], "--num_train_epochs is -3, which trains nothing"),
+        ([*BASE, "--max_steps", "0"], "--max_steps is 0, which trains nothing"),
+        ([*BASE, "--max_steps", "-2"], "--max_steps is -2, which trains nothing"),
+        ([*BASE, "--learning_rate", "-1"], "--learning_rate is -1, expected at least 0"),
+        ([*BASE, "--weight_decay", "-0.1"], "--weight_decay is -0.1, expected at least 0"),
+        ([*BASE, "--max_grad_norm", "-1"], "--max_grad_norm is -1, expected at least 0"),
+        ([*BASE, "--adam_beta2", "1"], "--adam_beta2 is 1, expected less than 1"),
+        ([*BASE, "--adam_beta1", "-0.5"], "--adam_beta1 is -0.5, expected at least 0"),
+        ([*BASE, "--adam_epsilon", "0"], "--adam_epsilon is 0, expected more than 0"),
+        ([*BASE, "--gradient_accumulation_steps", "0"], "expected at least 1"),
+        ([*BASE, "--eval_accumulation_steps", "0"], "expected at least 1"),
+        ([*BASE, "--seed", "4294967296"], "expected less than"),
+        ([*BASE, "--short_side_jitter", "-5", "50"], "the smallest and the largest"),
+        ([*BASE, "--lora_alpha", "0"], "--lora_alpha is 0"),
+        (
+            [*BASE, "--lr_scheduler_kwargs", '{"num_cycles": Infinity}'],
+            "--lr_scheduler_kwargs is inf, expected a finite number",
+        ),
     ],
 )
 def test_wrong_usage_is_one_clear_line(argv: list[str], message: str) -> None:
@@ -173,3 +195,38 @@ def test_what_is_given_takes_out_of_the_recipe_what_would_contradict_it(
 ) -> None:
     assert not left_out(parse_arguments([*BASE, "--config", "small_data"]))
     assert left_out(parse_arguments([*BASE, "--config", "small_data", *given]))
+
+
+FLOATS = [
+    name
+    for group in (DataArguments, ModelArguments, LearningArguments, FinetuningArguments)
+    for name, kind in get_type_hints(group).items()
+    if name in group.__dataclass_fields__ and "float" in str(kind)
+]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_no_number_is_nan_or_infinite_on_the_command_line_or_in_a_recipe(name: str, tmp_path: Path) -> None:
+    assert len(FLOATS) > 25
+    for given in ("nan", "inf", "-inf"):
+        with pytest.raises(UserError, match=f"--{name} is {given}, expected a finite number"):
+            parse_arguments([*BASE, f"--{name}={given}"])
+    with pytest.raises(UserError, match=f"--{name} is nan, expected a finite number"):
+        parse_arguments([*BASE, "--config", str(recipe(tmp_path, f"{name}: .nan"))])
+
+
+@pytest.mark.parametrize(
+    ("command", "argv"),
+    [
+        (predict, ["model", "video", "--timeline", "--min_score"]),
+        (data_prep, ["videos", "dataset", "--splits", "0.8", "0.1"]),
+        (data_prep, ["videos", "dataset", "--time_limit"]),
+    ],
+)
+def test_other_commands_take_finite_numbers_alone(command: Callable, argv: list[str]) -> None:
+    with pytest.raises(UserError, match="is nan, expected a finite number"):
+        command([*argv, "nan"])
+
+
+def test_a_linear_probe_has_no_epochs_to_check() -> None:
+    assert parse_arguments([*BASE, "--linear_probe", "--num_train_epochs", "0"]).learning.linear_probe

@@ -119,6 +119,15 @@ def test_too_few_videos_for_one_whole_batch_are_no_training(bars_dataset: Path, 
         train(bars_dataset, tmp_path / "out", "--dataloader_drop_last", "true", "--per_device_train_batch_size", "32")
 
 
+@pytest.mark.parametrize("length", [("--max_steps", "6"), ("--num_train_epochs", "1")])
+def test_a_warmup_that_never_ends_is_refused_before_anything_is_written(
+    bars_dataset: Path, tmp_path: Path, length: tuple[str, str]
+) -> None:
+    with pytest.raises(UserError, match="--warmup_steps is 7, but the run has 6 steps"):
+        train(bars_dataset, tmp_path / "out", "--warmup_steps", "7", *length)
+    assert not any((tmp_path / "out").iterdir())
+
+
 def test_milestones_are_epochs_however_long_the_run_is(
     bars_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

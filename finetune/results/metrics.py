@@ -82,8 +82,6 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     logits, labels = prediction.predictions, prediction.label_ids
     if (labels < 0).all():
         raise UserError(f"none of the {len(labels)} videos of validation can be read any more.")
-    if labels.ndim == 2:
-        computed, shown = compute_multilabel(sigmoid(logits), labels), MULTILABEL_SCALARS
-    else:
-        computed, shown = compute_all(logits, labels), SCALARS
-    return {"loss" if name == "nll" else name: computed[name] for name in shown}
+    several = labels.ndim == 2
+    computed = compute_multilabel(sigmoid(logits), labels) if several else compute_all(logits, labels)
+    return {"loss" if name == "nll" else name: computed[name] for name in (MULTILABEL_SCALARS if several else SCALARS)}

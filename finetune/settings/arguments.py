@@ -10,12 +10,13 @@ from typing import Any, Literal, NoReturn
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, check_finite
 from data_prep.workers import available_cores
 from finetune.clips.sampling import MAX_TARGET_FPS, STRATEGIES
 from finetune.clips.views import Views
 from finetune.model.wanted import ModelArguments, check_model
 from finetune.settings.learning import LearningArguments, check_learning
+from finetune.settings.ranges import check_training_ranges
 from finetune.settings.recipe import NO_RECIPE, RECIPES, recipe_names, recipe_of, recipe_path, recipe_words
 
 SMALL_DATA = 2000  # training videos up to which small_data.yaml gives the defaults
@@ -114,6 +115,12 @@ class Settings:
 
 
 class _Parser(HfArgumentParser):
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Reject NaN here: the dataclasses' own checks fail on it with tracebacks."""
+        parsed = super().parse_known_args(*args, **kwargs)
+        check_finite(vars(parsed[0]))
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}. Run with --help to see every flag.")
 
@@ -162,8 +169,10 @@ def _parse(parser: _Parser, argv: list[str]) -> tuple[Arguments, str | None]:
 def _check(
     data: DataArguments, model: ModelArguments, learning: LearningArguments, training: FinetuningArguments
 ) -> None:
+    check_finite(vars(training))  # again: what came as JSON is read by now
     check_model(model)
     _check_training(training)
+    check_training_ranges(training, has_steps=not learning.linear_probe)
     check_learning(learning)
     if learning.early_stopping_patience is not None and not training.load_best_model_at_end:
         raise UserError("--early_stopping_patience needs evaluations and the best checkpoint: leave out --eval_strategy no and --load_best_model_at_end false.")  # fmt: skip
@@ -205,9 +214,6 @@ def _check_training(training: FinetuningArguments) -> None:
     for name in ("prediction_loss_only", "batch_eval_metrics"):
         if getattr(training, name):
             raise UserError(f"--{name} is not supported: the metrics need every video's logits.")
-    for name, least in (("seed", 0), ("per_device_train_batch_size", 1), ("per_device_eval_batch_size", 1)):
-        if getattr(training, name) < least:
-            raise UserError(f"--{name} is {getattr(training, name)}, expected at least {least}.")
 
 
 def _check_clips(data: DataArguments) -> None:
@@ -226,7 +232,7 @@ def _check_clips(data: DataArguments) -> None:
     if scale is not None and (len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1):
         raise UserError(f"--crop_scale is {scale}: expected the smallest and the largest share of the area, as 0.5 1.")
     jitter = data.short_side_jitter
-    if jitter is not None and (len(jitter) != 2 or jitter[0] > jitter[1]):
+    if jitter is not None and (len(jitter) != 2 or not 1 <= jitter[0] <= jitter[1]):
         raise UserError(
             f"--short_side_jitter is {jitter}: expected the smallest and the largest short side, as 256 320."
         )

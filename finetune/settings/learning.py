@@ -48,7 +48,13 @@ def check_learning(learning: LearningArguments) -> None:
         value = getattr(learning, name)
         if not low <= value <= high:
             raise UserError(f"--{name} is {value:g}, expected {low:g} to {high:g}.")
-    for name in ("target_batch_size", "lr_batch_size", "repeated_augmentation", "early_stopping_patience"):
+    for name in (
+        "target_batch_size",
+        "lr_batch_size",
+        "repeated_augmentation",
+        "early_stopping_patience",
+        "lora_alpha",
+    ):
         value = getattr(learning, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}, expected at least 1.")

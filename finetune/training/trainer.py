@@ -96,6 +96,15 @@ class VideoTrainer(SavingTrainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def check_warmup(self) -> None:
+        """Raise `UserError` where the warmup is longer than the run, which then never reaches its learning rate."""
+        steps, args = self.args.max_steps, self.args
+        if steps <= 0:
+            steps = math.ceil(args.num_train_epochs * self._steps_of_an_epoch())
+        warmup = args.get_warmup_steps(steps)
+        if warmup > steps and not self.learning.linear_probe:
+            raise UserError(f"--warmup_steps is {warmup}, but the run has {steps} steps: give fewer, or a share of them, as 0.1.")  # fmt: skip
+
     def _steps_of_an_epoch(self) -> int:
         batch, world, accumulated = self._train_batch_size, self.args.world_size, self.args.gradient_accumulation_steps
         if isinstance(self.train_dataset, StreamedClips):
