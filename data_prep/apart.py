@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from huggingface_hub import get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from data_prep.child import ending_with_us
 from data_prep.errors import UserError, printable
+from data_prep.lock import only_push
 from data_prep.patience import reason
 
 LIMIT_MINUTES = 60.0
@@ -62,8 +66,23 @@ def check_nothing_private(folder: Path, names: list[str]) -> None:
             raise UserError(f"{folder / name} holds {what}: it is not pushed. Take that out and push again.")
 
 
+@contextmanager
+def telling_how_to_go_on(saved: Path, repo_id: str, again: str) -> Iterator[None]:
+    """A line on stderr where a push is stopped: all is in `saved`, and `again` goes on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print(f"stopped before {saved} was pushed to {repo_id}. Nothing is lost: go on with {again}", file=sys.stderr)
+        raise
+
+
 def upload_apart(upload: Upload, saved: Path, limit_minutes: float, again: str) -> str:
     """Uploads and returns the address. Raises `UserError`, which says that all is in `saved` and how to go on: `again`."""
+    with only_push(upload.repo_type, upload.repo_id, again):
+        return _upload(upload, saved, limit_minutes, again)
+
+
+def _upload(upload: Upload, saved: Path, limit_minutes: float, again: str) -> str:
     command = [sys.executable, "-m", "data_prep.upload", str(upload.folder), upload.repo_id]
     command += ["--repo_type", upload.repo_type, *(["--private"] if upload.private else [])]
     command += ["--names", *upload.names, "--outdated", *upload.outdated]
@@ -88,8 +107,9 @@ def ask_apart(command: list[str], until: float, **environment: str) -> dict[str,
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     try:
         done = subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": path, **environment}, stdin=subprocess.DEVNULL,
+            ending_with_us(command), env={**os.environ, "PYTHONPATH": path, **environment}, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, text=True, timeout=max(0, until - time.monotonic()), check=False,
+            start_new_session=True,  # Ctrl-C is for this process, which ends that one
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"late": True}

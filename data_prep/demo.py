@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
+from data_prep.lock import only_writer
 
 # Each class: what changes along its path, and whether it runs forwards.
 _MOTIONS = {
@@ -109,7 +110,8 @@ def main() -> None:
     parser.add_argument("--videos_per_class", type=int, default=175, help="default: 175")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     options = parser.parse_args()
-    write_demo_videos(options.folder, options.videos_per_class, options.seed)
+    with only_writer(("folder", options.folder)):
+        write_demo_videos(options.folder, options.videos_per_class, options.seed)
 
 
 if __name__ == "__main__":

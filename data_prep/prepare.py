@@ -18,6 +18,7 @@ from data_prep.errors import UserError
 from data_prep.labeled import Found
 from data_prep.layouts import find_videos
 from data_prep.layouts.source import shown
+from data_prep.lock import only_writer
 from data_prep.login import check_login
 from data_prep.options import parse_arguments, storing
 from data_prep.output import check_no_videos_inside, check_output, place_for, restore
@@ -50,6 +51,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Find, scan, relate, split, store, report. Returns what `summary.json` holds. Raises `UserError`."""
     argv = sys.argv[1:] if argv is None else argv
     options = parse_arguments(argv)
+    with only_writer(("DATASET", options.dataset)):
+        return prepare(options, argv)
+
+
+def prepare(options: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
+    """The story, while no other command writes the dataset."""
     if options.push_to_hub:
         check_login()
     started = time.monotonic()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep.apart import LIMIT_MINUTES, Upload, check_nothing_private, upload_apart
+from data_prep.apart import LIMIT_MINUTES, Upload, check_nothing_private, telling_how_to_go_on, upload_apart
 from data_prep.dataset_card import render_card
 from data_prep.errors import UserError
 from data_prep.parquet import parquet_file
@@ -22,10 +24,16 @@ def publish(
 ) -> None:
     """Uploads the dataset that data_prep wrote in `directory`. Raises `UserError`; what is on disk stays.
 
-    All that is sent lies beside it first, so that what is on the Hub can be compared with it afterwards.
+    The caller holds the dataset's lock (data_prep/lock.py). All that is sent lies beside it first, so that what is on the Hub can be compared with it afterwards.
     """
     place = directory.resolve()
-    with tempfile.TemporaryDirectory(prefix=f".{place.name}.push.", dir=place.parent) as folder:
+    prefix = f".{place.name}.push."
+    for leftover in place.parent.glob(f"{glob.escape(prefix)}*"):  # of a push that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    with (
+        telling_how_to_go_on(directory, repo_id, again),
+        tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent) as folder,
+    ):
         names = write_repository(Path(folder), directory, repo_id, summary)
         check_nothing_private(Path(folder), names)
         num_bytes = sum(Path(folder, name).stat().st_size for name in names)

@@ -12,10 +12,10 @@ from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 
 import fsspec
-from filelock import FileLock, Timeout
 
 from data_prep.checksums import damaged
 from data_prep.errors import UserError
+from data_prep.lock import only_writer
 from data_prep.output import beside
 from data_prep.parquet import Place
 from data_prep.scan import Scanned, Storing
@@ -92,7 +92,7 @@ def work_folder(folder: str, storing: Storing) -> Iterator[Work]:
         yield work
         _remove(folder)
         return
-    with _locked(folder):
+    with only_writer(("the work folder", folder)):
         try:
             _begin(work)
             yield work
@@ -108,28 +108,14 @@ def work_folder(folder: str, storing: Storing) -> Iterator[Work]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _locked(folder: str) -> Iterator[None]:
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{folder}/lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"another run is at work in {folder}: wait for it, or choose another DATASET.") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def clear_leftovers(dataset: str, folder: str) -> None:
     """Removes what a run that was killed at its very end left beside a `dataset` that is whole; not at a URL.
 
-    Where another run is at work, this is its business.
+    Where another run is at work in `folder`, this is its business.
     """
     if is_url(dataset) or is_url(folder) or not any(path.exists() for path in (Path(folder), *beside(dataset))):
         return
-    with suppress(UserError), _locked(folder):
+    with suppress(UserError), only_writer(("the work folder", folder)):
         for leftover in (*beside(dataset), folder):
             shutil.rmtree(leftover, ignore_errors=True)
 

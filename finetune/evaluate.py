@@ -19,6 +19,7 @@ import torch
 from accelerate import PartialState
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly, printable
+from data_prep.lock import only_writer
 from data_prep.workers import available_cores
 from finetune.clips.batch import ClipTransform
 from finetune.clips.clip import ClipMaker
@@ -38,6 +39,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Prints, writes and returns the metrics."""
     options = parse_arguments(argv)
     device, is_main = take_device(options)
+    outputs = (("--output", options.output), ("--predictions", options.predictions)) if is_main else ()
+    with only_writer(*outputs):
+        return evaluate(options, device, is_main)
+
+
+def evaluate(options: argparse.Namespace, device: torch.device, is_main: bool) -> dict[str, float]:
     protocol, watch = Protocol(Views.parse(options.views), options.average), Watch()
     with PartialState().main_process_first():
         rows = load_split(options.dataset, options.split, options.test_fold)

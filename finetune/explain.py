@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
+from data_prep.lock import only_writer
 from finetune.results.output import check_spares
 from finetune.use.explanation import Explanation, explain, write_strip, write_video
 from finetune.use.model_flags import add_model_flags, load_classifier
@@ -20,6 +21,11 @@ from finetune.use.relevance import METHODS
 def main(argv: list[str] | None = None) -> Explanation:
     options = parse_arguments(argv)
     strip = options.output.with_suffix(".png")
+    with only_writer(("--output", options.output), ("--output", strip)):
+        return write_explanation(options, strip)
+
+
+def write_explanation(options: argparse.Namespace, strip: Path) -> Explanation:
     for path in (options.output, strip):
         check_spares(path, "--output", [options.video])
     classifier = load_classifier(options)

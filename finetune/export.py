@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
+from data_prep.lock import only_writer
 from data_prep.store import whole_directory, write_json
 from finetune.clips.batch import normalise
 from finetune.use.classifier import Classifier, load
@@ -39,6 +40,13 @@ _NUM_CLIPS = 4  # of noise, where no videos are given
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Returns what export.json holds."""
     options = parse_arguments(argv)
+    with only_writer(("OUT", options.out)):
+        return export(options)
+
+
+def export(options: argparse.Namespace) -> dict[str, Any]:
+    if options.out.exists():
+        raise UserError(f"{options.out} exists: choose another folder, or delete it.")
     classifier = load(options.model, "cpu")
     clips = clips_to_compare(classifier, options.videos)
     with whole_directory(options.out) as folder:
@@ -133,8 +141,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         raise UserError("--quantize int8 goes with --format onnx.")
     if options.format == "onnx":
         needs("onnx", "onnxscript", "onnxruntime")
-    if options.out.exists():
-        raise UserError(f"{options.out} exists: choose another folder, or delete it.")
     return options
 
 

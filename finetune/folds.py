@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.child import ending_with_us
 from data_prep.errors import CommandLine, UserError, exit_cleanly, printable
+from data_prep.lock import only_writer
 from finetune.clips.dataset import count_folds
 from finetune.results.figures import plot_confusion
 from finetune.results.intervals import NUM_RESAMPLES, bootstrap, resampling_units
@@ -39,10 +42,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise UserError("--push_to_hub would push every fold's model to one place: leave it out, and push the run you choose.")  # fmt: skip
     num_folds = count_folds(settings.data.dataset_name)
     output_dir = Path(settings.training.output_dir)
+    with only_writer(("--output_dir", output_dir)):
+        return run_folds(output_dir, num_folds, shlex.split(options.launcher), run_argv)
+
+
+def run_folds(output_dir: Path, num_folds: int, launcher: list[str], run_argv: list[str]) -> dict[str, Any]:
+    """Train and test on every fold that is not finished, and write what all say together."""
     begin(output_dir, run_argv)
     folders = [output_dir / f"fold_{fold}" for fold in range(num_folds)]
     for fold, folder in enumerate(folders):
-        run_fold(shlex.split(options.launcher), run_argv, fold, folder)
+        run_fold(launcher, run_argv, fold, folder)
     found = summarise(folders)
     write_json(output_dir / "folds.json", found)
     if "confusion_matrix" in found:
@@ -74,7 +83,7 @@ def run_fold(launcher: list[str], run_argv: list[str], fold: int, folder: Path) 
     print(f"fold {fold}: {folder}", flush=True)
     script = Path(__file__).with_name("run.py")
     command = [*launcher, str(script), *run_argv, "--test_fold", str(fold), "--output_dir", str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as run:
+    with subprocess.Popen(ending_with_us(command, signal.SIGTERM), stdin=subprocess.DEVNULL) as run:
         try:
             code = run.wait()
         except BaseException:  # told to stop: so is the run, which saves where it is

@@ -10,8 +10,16 @@ import shlex
 import sys
 from pathlib import Path
 
-from data_prep.apart import LIMIT_MINUTES, Upload, check_nothing_private, check_repo_id, upload_apart
+from data_prep.apart import (
+    LIMIT_MINUTES,
+    Upload,
+    check_nothing_private,
+    check_repo_id,
+    telling_how_to_go_on,
+    upload_apart,
+)
 from data_prep.errors import CommandLine, UserError, exit_cleanly
+from data_prep.lock import only_writer
 from finetune.sharing.contract import Clips, check, clip_of
 
 _NEEDED_FILES = ("README.md", "config.json", "video_preprocessor_config.json")
@@ -44,12 +52,13 @@ def push(
     again = shlex.join(
         ["python", "-m", "finetune.hub", "push", str(folder), repo_id, *(["--private"] if private else [])]
     )
-    try:
-        print(check(folder, given), flush=True)
-    except UserError as error:
-        raise UserError(f"{error} When that is mended: {again}") from error
-    upload = Upload(folder, names, repo_id, "model", private, outdated=[*PUSHED_FILES, PICTURE_OF_VIDEOS])
-    return upload_apart(upload, folder, limit_minutes, again)
+    with telling_how_to_go_on(folder, repo_id, again):
+        try:
+            print(check(folder, given), flush=True)
+        except UserError as error:
+            raise UserError(f"{error} When that is mended: {again}") from error
+        upload = Upload(folder, names, repo_id, "model", private, outdated=[*PUSHED_FILES, PICTURE_OF_VIDEOS])
+        return upload_apart(upload, folder, limit_minutes, again)
 
 
 def check_finished(folder: Path) -> None:
@@ -86,7 +95,8 @@ def main(argv: list[str] | None = None) -> None:
         clips = [clip_of(video, options.folder) for video in options.videos]
         print(check(options.folder, Clips(clips) if clips else None))
     else:
-        url = push(options.folder, options.repo_id, options.private, limit_minutes=options.limit_minutes)
+        with only_writer(("OUT", options.folder)):
+            url = push(options.folder, options.repo_id, options.private, limit_minutes=options.limit_minutes)
         print(f"pushed {options.folder} to {url}")
 
 

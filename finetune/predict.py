@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.layouts.labels import clean
+from data_prep.lock import only_writer
 from data_prep.workers import available_cores
 from finetune.results.output import check_spares
 from finetune.use.inputs import find_inputs
@@ -38,6 +39,11 @@ def main(argv: list[str] | None = None) -> list[Row]:
     With --timeline a row per segment; with --stream the last row.
     """
     options = parse_arguments(argv)
+    with only_writer(("--output", options.output), ("--picture", options.picture)):
+        return predict(options)
+
+
+def predict(options: argparse.Namespace) -> list[Row]:
     if options.timeline:
         check_spares_inputs(options, ())
         classifier = load_classifier(options)

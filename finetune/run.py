@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from data_prep.apart import check_repo_id
 from data_prep.errors import UserError, exit_cleanly
+from data_prep.lock import only_writer
 from data_prep.login import check_login
 from data_prep.workers import available_cores
 from finetune.clips.batch import Augmentation, ClipTransform, collate
@@ -46,11 +48,12 @@ from finetune.settings.arguments import (
     Settings,
     parse_arguments,
 )
+from finetune.sharing.contract import Clips as MeasuredClips
 from finetune.sharing.contract import measured_clips
 from finetune.sharing.report import evaluate, print_next_commands, write_report
 from finetune.training.adapters import choose_what_learns, merge_lora
 from finetune.training.checkpoints import check_resumed_labels, steps_done
-from finetune.training.interruption import Interrupted
+from finetune.training.interruption import Interrupted, Interruption
 from finetune.training.optimizer import accumulation_for
 from finetune.training.probe import train_head
 from finetune.training.run_folder import RunFolder
@@ -64,8 +67,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     leave_lone_process_group()
     argv = sys.argv[1:] if argv is None else argv
     settings = parse_arguments(argv)
-    folder = RunFolder(settings, argv)
-    check_before_work(settings, folder)
+    with only_run_in(settings.training):
+        folder = RunFolder(settings, argv)
+        check_before_work(settings, folder)
+        if folder.is_trained:
+            return share_again(settings, folder)
+        return train_and_share(settings, folder, argv, started)
+
+
+def train_and_share(settings: Settings, folder: RunFolder, argv: list[str], started: float) -> dict[str, float]:
+    """Data, model, training, evaluation, report, push. Returns the metrics."""
     checkpoint = folder.checkpoint
     with settings.training.main_process_first(desc="preparing the data"):
         splits = load_data(settings)
@@ -93,10 +104,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     metrics = evaluation.metrics if evaluation else {}
     if trainer.is_world_process_zero():
         write_report(trainer, splits, settings, evaluation, hub_model_id, time.monotonic() - started)
-        folder.finish()
+        folder.finish(push_is_left=bool(hub_model_id))
         print_next_commands(settings, splits, metrics, time.monotonic() - started)
         if hub_model_id:
-            share(trainer, evaluation, hub_model_id)
+            clips = measured_clips(evaluation, trainer.train_dataset.maker, training_args.bf16 or training_args.fp16)
+            share(folder, hub_model_id, training_args.hub_private_repo, clips)
     return metrics
 
 
@@ -116,12 +128,32 @@ def learn_and_measure(
         raise
 
 
-def share(trainer: VideoTrainer, evaluation: Evaluation | None, hub_model_id: str) -> None:
-    """Pushes what the run has written, where plain transformers predicts with it what was measured."""
-    args = trainer.args
-    clips = measured_clips(evaluation, trainer.train_dataset.maker, args.bf16 or args.fp16)
-    url = push(Path(args.output_dir), hub_model_id, args.hub_private_repo, clips)
+def share(folder: RunFolder, hub_model_id: str, private: bool | None, clips: MeasuredClips | None = None) -> None:
+    """Push what the run has written, where plain transformers predicts with it what was measured on `clips`."""
+    try:
+        with Interruption().ending_at_once():
+            url = push(folder.path, hub_model_id, private, clips)
+    except Interrupted as error:
+        folder.stopped()
+        raise Interrupted(f"stopped by SIGTERM before the push had ended. The model is whole in {folder.path}: the same command goes on with the push.") from error  # fmt: skip
+    folder.finish()
     print(f"pushed to {url}")
+
+
+def share_again(settings: Settings, folder: RunFolder) -> dict[str, float]:
+    """Push a run that an earlier command trained and could not push. Returns the metrics that were measured then."""
+    training_args = settings.training
+    training_args.distributed_state.wait_for_everyone()  # all have seen the folder as it is
+    training_args.distributed_state.destroy_process_group()
+    if training_args.process_index == 0:
+        print(f"{folder.path} was trained before, only its push is left (to train anew, delete {folder.path})", flush=True)  # fmt: skip
+        share(folder, training_args.hub_model_id, training_args.hub_private_repo)
+    return folder.metrics()
+
+
+def only_run_in(training_args: FinetuningArguments) -> AbstractContextManager[None]:
+    """The lock of the output directory; the processes of a run have it together."""
+    return only_writer(("--output_dir", training_args.output_dir if training_args.process_index == 0 else None))
 
 
 def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: RunFolder, start: Start) -> None:

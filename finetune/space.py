@@ -6,6 +6,7 @@ project: plain transformers, PyAV, and the checkpoint, which is copied into DIR 
 
 from __future__ import annotations
 
+import argparse
 import filecmp
 import platform
 import shlex
@@ -21,8 +22,16 @@ import torchvision
 import transformers
 import yaml
 
-from data_prep.apart import LIMIT_MINUTES, Upload, check_nothing_private, check_repo_id, upload_apart
+from data_prep.apart import (
+    LIMIT_MINUTES,
+    Upload,
+    check_nothing_private,
+    check_repo_id,
+    telling_how_to_go_on,
+    upload_apart,
+)
 from data_prep.errors import CommandLine, UserError, exit_cleanly
+from data_prep.lock import only_writer
 from data_prep.store import whole_directory
 from finetune.clips.sampling import Sampling
 from finetune.hub import check_finished, pushed_files
@@ -56,6 +65,11 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.push:
         check_repo_id(options.push)
+    with only_writer(("--output", options.output)):
+        make_space(options)
+
+
+def make_space(options: argparse.Namespace) -> None:
     names = write_space(options.model, options.output)
     print(f"{options.output} is written: try it with `python {options.output}/app.py` (pip install -e '.[demo]')")
     if options.push:
@@ -72,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
         ]
         again = shlex.join(words + (["--private"] if options.private else []))
         upload = Upload(options.output, names, options.push, "space", options.private, outdated=["model/*"])
-        print(f"pushed to {upload_apart(upload, options.output, LIMIT_MINUTES, again)}")
+        with telling_how_to_go_on(options.output, options.push, again):
+            print(f"pushed to {upload_apart(upload, options.output, LIMIT_MINUTES, again)}")
 
 
 def write_space(name: str, directory: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import zlib
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
@@ -218,6 +219,19 @@ def hub(tmp_path: Path, hub_port: int) -> Iterator[Any]:
         tmp_path / "hub", "hf_secret_token", user="me", read_token="hf_read_token", port=hub_port
     ) as server:
         yield server
+
+
+def when_asked(hub: Any, pattern: str, folder: Path, end: signal.Signals) -> Thread:
+    """Signal the command that writes `folder` as soon as the Hub is asked for `pattern`; returns when it was."""
+
+    def wait_and_end() -> None:
+        while not hub.requests(pattern):
+            time.sleep(0.02)
+        os.kill(int((folder.parent / f".{folder.name}.lock").read_text().split()[0]), end)
+
+    thread = Thread(target=wait_and_end, daemon=True)
+    thread.start()
+    return thread
 
 
 class OddHub:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
+from conftest import Run, when_asked
 
 from data_prep.errors import UserError
 from finetune.hub import push
@@ -144,6 +146,41 @@ def test_a_hub_that_fails_costs_nothing_and_the_push_can_be_repeated(
     again = python("-c", PUSH_AGAIN, "push", "out", "me/bars")
     assert again.returncode == 0, again.stderr
     assert "model.safetensors" in hub.files("me/bars")
+
+
+# The training command without the check, which costs a process of plain transformers each time.
+TRAIN_UNCHECKED = (
+    "import sys; from finetune import hub, run; from data_prep.errors import exit_cleanly;"
+    "hub.check = lambda *_: 'checked'; sys.exit(exit_cleanly(run.main)())"
+)
+
+
+def test_a_push_that_failed_or_was_stopped_or_killed_is_all_that_the_same_command_does(
+    hub: Any, python: Run, tmp_path: Path, bars_dataset: Path
+) -> None:
+    command = [
+        "-c", TRAIN_UNCHECKED, "--dataset_name", str(bars_dataset), "--output_dir", "out", "--model_name_or_path",
+        "timesformer-tiny", "--max_steps", "1", "--per_device_train_batch_size", "4", "--dataloader_num_workers", "0",
+        "--report_to", "none", "--overwrite_output_dir", "--push_to_hub", "--hub_model_id", "me/bars",
+    ]  # fmt: skip
+    hub.add_fault(match="^POST /api/repos/create", status=403, count=1)
+    failed = python(*command)
+    assert failed.returncode == 2 and "python -m finetune.hub push out me/bars" in failed.stderr, failed.stderr
+    unfinished, weights = tmp_path / "out" / "unfinished.json", (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert not json.loads(unfinished.read_text())["stopped"]
+    hub.add_fault(match="/preupload/", action="delay", seconds=3, count=2)
+    for end, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)):
+        hub.log.clear()
+        ended = when_asked(hub, "/preupload/", tmp_path / "out", end)
+        stopped = python(*command)
+        ended.join()
+        assert stopped.returncode == code, stopped.stderr
+        assert "out was trained before, only its push is left (to train anew, delete out)" in stopped.stdout
+    assert "the same command goes on with the push" in stopped.stderr and "Traceback" not in stopped.stderr
+    assert json.loads(unfinished.read_text())["stopped"] and not hub.requests("/commit/")
+    done = python(*command)
+    assert done.returncode == 0 and "pushed to " in done.stdout, done.stderr
+    assert hub.files("me/bars")["model.safetensors"] == weights and not unfinished.exists()
 
 
 def test_an_unfinished_run_is_not_pushed(tmp_path: Path) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import OddHub, Run
+from conftest import OddHub, Run, when_asked
 from forks import Forks
 
 from data_prep.apart import Upload, check_nothing_private, upload_apart
@@ -202,3 +206,65 @@ def test_nothing_private_is_pushed(run: Path, monkeypatch: Any) -> None:
     assert "a1B2c3" not in str(refused.value)
     (run / "recipe.yaml").write_text("label: hf_high_frequency_noise_of_a_very_long_name_that_is_no_token")
     check_nothing_private(run, pushed_files(run))
+
+
+# Killed while the Hub keeps its upload waiting; the lock file says which process it is.
+PUSHING = """
+import sys
+from pathlib import Path
+from data_prep.apart import Upload, upload_apart
+from data_prep.lock import only_writer
+with only_writer(("folder", "out")):
+    upload_apart(Upload(Path("out"), sys.argv[1:], "me/x", "model"), Path("out"), 60, "again")
+"""
+
+
+# Without the check of the model, which is none here.
+PUSH_UNCHECKED = "import sys; from finetune import hub; hub.check = lambda *_: 'checked'; sys.exit(hub.main())"
+
+
+def uploads_of(folder: Path) -> list[int]:
+    """The processes that upload `folder`."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (place / "cmdline").read_bytes().split(b"\0")
+            if b"data_prep.upload" in words and os.readlink(place / "cwd") == str(folder.parent):
+                found.append(int(place.name))
+    return found
+
+
+def test_an_upload_ends_with_the_command_that_is_killed(hub: Any, python: Run, run: Path) -> None:
+    hub.add_fault(match="/preupload/", action="delay", seconds=3, count=-1)
+    ended = when_asked(hub, "/preupload/", run, signal.SIGKILL)
+    assert python("-c", PUSHING, *sorted(PUSHED)).returncode == -signal.SIGKILL
+    ended.join()
+    deadline = time.monotonic() + 10
+    while uploads_of(run) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not uploads_of(run)
+    assert not hub.requests("/commit/") and len(hub.history("me/x")) <= 1, "nothing was published"
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_a_push_that_is_stopped_says_so_and_how_to_go_on(hub: Any, python: Run, run: Path, end: signal.Signals) -> None:
+    hub.add_fault(match="/preupload/", action="delay", seconds=3, count=1)
+    ended = when_asked(hub, "/preupload/", run, end)
+    stopped = python("-c", PUSH_UNCHECKED, "push", "out", "me/x")
+    ended.join()
+    assert stopped.returncode == (130 if end == signal.SIGINT else 143)
+    assert "stopped before out was pushed to me/x. Nothing is lost: go on with python -m finetune.hub push out me/x\n" in stopped.stderr  # fmt: skip
+    assert "Traceback" not in stopped.stderr and not uploads_of(run)
+    assert python("-c", PUSH_UNCHECKED, "push", "out", "me/x").returncode == 0
+    assert set(hub.files("me/x")) == PUSHED | {".gitattributes"}
+
+
+def test_two_pushes_into_one_repository(hub: Any, python: Run, forks: Forks, tmp_path: Path, run: Path) -> None:
+    shutil.copytree(run, tmp_path / "other")
+    hub.add_fault(match="/preupload/", action="delay", seconds=2, count=-1)
+    commands = [["-c", PUSH_UNCHECKED, "push", name, "me/x"] for name in ("out", "other")]
+    done = forks.run_together(commands, tmp_path, [hub.env()] * 2)
+    assert sorted(one.returncode for one in done) == [0, 2], [one.stderr for one in done]
+    refused = next(one for one in done if one.returncode == 2)
+    assert "me/x is being uploaded to by another command (process " in refused.stderr
+    assert f"When it has ended: python -m finetune.hub push {refused.args[3]} me/x" in refused.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ import fsspec
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Video
 
+from data_prep.child import ending_with_us
 from data_prep.errors import UserError
+from data_prep.lock import one_after_the_other
 from data_prep.schema import REQUIRED_COLUMNS, SPLITS, STORE_COLUMN
 from data_prep.store import SUMMARY, is_url, open_dataset, read_json
 from finetune.clips.stream import ParquetRows, parquet_rows
@@ -116,16 +119,19 @@ def prepare_folder(videos: Path) -> Path:
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "video_folders" / name
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes; the others come when it is done
     if is_first or not (cache / SUMMARY).is_file():
-        print(
-            f"{videos} is not a prepared dataset: running python -m data_prep {videos} {cache} --overwrite", flush=True
-        )
-        run_data_prep([str(videos), str(cache), "--overwrite"])
+        with one_after_the_other(cache.with_name(f"{name}.prepared")):  # the cache itself is data_prep's to lock
+            print(
+                f"{videos} is not a prepared dataset: running python -m data_prep {videos} {cache} --overwrite",
+                flush=True,
+            )
+            run_data_prep([str(videos), str(cache), "--overwrite"])
     return cache
 
 
 def run_data_prep(arguments: list[str]) -> None:
     """`python -m data_prep` in a process of its own, as a user runs it: its workers stay free of torch."""
-    code = subprocess.run([sys.executable, "-m", "data_prep", *arguments], stdin=subprocess.DEVNULL).returncode
+    command = ending_with_us([sys.executable, "-m", "data_prep", *arguments], signal.SIGTERM)
+    code = subprocess.run(command, stdin=subprocess.DEVNULL).returncode
     if code != 0:
         raise UserError(f"data_prep ended with code {code}: see its message above.")
 

@@ -18,6 +18,7 @@ import torch
 import transformers
 from transformers import TimesformerVideoProcessor, pipeline
 
+from data_prep.child import ending_with_us
 from data_prep.errors import UserError
 from data_prep.patience import reason
 from data_prep.workers import available_cores
@@ -161,8 +162,8 @@ def _ask_plain_transformers(folder: Path, clips: list[np.ndarray]) -> list[dict[
         command = [sys.executable, script, folder.resolve(), place / "clips.npz", place / "answers.json"]
         try:
             done = subprocess.run(
-                command, cwd=place, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                timeout=_FRESH_SECONDS,
+                ending_with_us(command), cwd=place, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+                text=True, timeout=_FRESH_SECONDS, start_new_session=True,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise UserError(f"plain transformers did not answer within {_FRESH_SECONDS} s on {folder}.") from error

@@ -6,6 +6,7 @@ import functools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,7 +25,10 @@ class RunFolder:
     """`--output_dir` of the command `argv`.
 
     A run that was stopped or killed goes on when the same command is given again. With --overwrite_output_dir it does
-    so only if it was told to stop: who kills a run and asks for another wants another.
+    so only if it was told to stop: who kills a run and asks for another wants another. A run that only lacks its push is
+    not trained again.
+
+    What the folder holds is read once: the caller has its lock (data_prep/lock.py) from before that to the end.
     """
 
     def __init__(self, settings: Settings, argv: list[str]):
@@ -32,6 +36,8 @@ class RunFolder:
         self.argv = argv
         self.overwrite = settings.training.overwrite_output_dir
         self.resume = settings.training.resume_from_checkpoint
+        self._earlier = self._unfinished_of_same_command()
+        self.is_trained = bool(self._earlier.get("trained") and settings.training.push_to_hub)
         if self.resume is None and self._same_command_unfinished() and complete_checkpoints(self.path):
             self.resume = "latest"
 
@@ -40,18 +46,24 @@ class RunFolder:
         """The one the run goes on from. Raises `UserError` where there is none as asked for."""
         return checkpoint_to_resume(str(self.path), self.resume)
 
-    def _same_command_unfinished(self) -> bool:
+    def _unfinished_of_same_command(self) -> dict[str, Any]:
+        """What the same command left as not finished; empty where there is no such thing."""
         try:
-            unfinished = json.loads((self.path / _UNFINISHED).read_text(encoding="utf-8"))
+            unfinished: dict[str, Any] = json.loads((self.path / _UNFINISHED).read_text(encoding="utf-8"))
         except (OSError, ValueError):
+            return {}
+        return unfinished if unfinished["argv"] == self.argv else {}
+
+    def _same_command_unfinished(self) -> bool:
+        if not self._earlier or self._earlier.get("trained"):
             return False
-        return bool(unfinished["argv"] == self.argv and (unfinished["stopped"] or not self.overwrite))
+        return bool(self._earlier["stopped"] or not self.overwrite)
 
     def check(self, needed: list[str]) -> None:
         """Raises `UserError` for a folder that must not be touched; `needed` are paths that this run reads."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output_dir {self.path} is a file: give a directory.")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if self.is_trained or not self.path.is_dir() or not any(self.path.iterdir()):
             return
         if self._same_command_unfinished():
             if not self.resume and not self.overwrite and any(self.path.glob("checkpoint-*")):
@@ -83,9 +95,23 @@ class RunFolder:
         """The run was told to stop, and saved."""
         self._mark(stopped=True)
 
-    def finish(self) -> None:
-        """The run is whole."""
-        (self.path / _UNFINISHED).unlink(missing_ok=True)
+    def finish(self, push_is_left: bool = False) -> None:
+        """The run is whole, but for its push."""
+        self.is_trained = True
+        if push_is_left:
+            self._mark(stopped=False)
+        else:
+            (self.path / _UNFINISHED).unlink(missing_ok=True)
+
+    def metrics(self) -> dict[str, float]:
+        """What a finished run measured."""
+        document = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        return {
+            name: value
+            for name, value in document.items()
+            if name.startswith(("test_", "validation_")) and isinstance(value, float)
+        }
 
     def _mark(self, stopped: bool) -> None:
-        write_json(self.path / _UNFINISHED, {"argv": self.argv, "stopped": stopped})
+        trained = {"trained": True} if self.is_trained else {}
+        write_json(self.path / _UNFINISHED, {"argv": self.argv, "stopped": stopped, **trained})
