@@ -100,6 +100,8 @@ def recipe_words(path: Path, parser: argparse.ArgumentParser, argv: list[str]) -
             raise UserError(f"--config {path}: unknown key {key!r}.{f' Did you mean {close[0]!r}?' if close else ''}")
         if value is False and key.endswith("_strategy"):
             value = "no"  # which YAML reads as False
+        if key == "report_to" and value == []:
+            value = "none"  # which TrainingArguments turns into an empty list, and a run's recipe holds that
         if value is not None and key not in replaced:
             words += [f"--{key}", *_words(value)]
     return words
