@@ -56,6 +56,7 @@ from finetune.training.checkpoints import check_resumed_labels, steps_done
 from finetune.training.interruption import Interrupted, Interruption
 from finetune.training.optimizer import accumulation_for
 from finetune.training.probe import train_head
+from finetune.training.resumption import settle_resumption
 from finetune.training.run_folder import RunFolder
 from finetune.training.time_start import start_measured_time, start_time
 from finetune.training.trainer import VideoTrainer
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 def train_and_share(settings: Settings, folder: RunFolder, argv: list[str], started: float) -> dict[str, float]:
     """Data, model, training, evaluation, report, push. Returns the metrics."""
-    checkpoint = folder.checkpoint
+    checkpoint, earlier = folder.checkpoint, folder.earlier
     with settings.training.main_process_first(desc="preparing the data"):
         splits = load_data(settings)
     settings = with_advised_recipe(settings, splits, argv)
@@ -90,11 +91,12 @@ def train_and_share(settings: Settings, folder: RunFolder, argv: list[str], star
     choose_what_learns(start.model, settings.learning)
     if splits.is_multi_label:
         prepare_for_several_labels(settings, start)
-    if checkpoint:
-        check_resumed_labels(checkpoint, splits.labels)
     watch = Watch()
     trainer = make_trainer(settings, splits, start, watch, checkpoint)
     trainer.check_warmup()
+    if earlier:
+        check_resumed_labels(earlier.checkpoint, splits.labels)
+        settings = settle_resumption(earlier, settings, trainer)
     if trainer.is_world_process_zero():
         folder.begin(settings)
     with naming_videos(watch):

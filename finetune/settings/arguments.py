@@ -104,7 +104,9 @@ Arguments = tuple[DataArguments, ModelArguments, LearningArguments, FinetuningAr
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that was asked for. `recipe` is the flat list that `--config` reads back."""
+    """Everything that was asked for. `recipe` is the flat list that `--config` reads back; `changes` says what of it was
+    set otherwise until which step of a run that went on.
+    """
 
     data: DataArguments
     model: ModelArguments
@@ -112,6 +114,7 @@ class Settings:
     training: FinetuningArguments
     recipe: dict[str, Any]
     config: str | None = None  # the name or file it came from
+    changes: tuple[str, ...] = ()
 
 
 class _Parser(HfArgumentParser):

@@ -61,7 +61,7 @@ def recipe_of(arguments: Sequence[Any], argv: list[str], parser: argparse.Argume
         value = next(getattr(group, key) for group in arguments if hasattr(group, key))
         if isinstance(value, str) and (os.path.isabs(value) or os.path.exists(value)):
             continue
-        recipe[key] = _plain(value)
+        recipe[key] = plain(value)
     return recipe
 
 
@@ -72,12 +72,12 @@ def _given(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
     return [dest_of[flag] for flag in flags if flag in dest_of]
 
 
-def _plain(value: Any) -> Any:
-    """What YAML can say of a setting's value."""
+def plain(value: Any) -> Any:
+    """A setting's value as YAML can say it."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value.to_dict() if hasattr(value, "to_dict") else value
 
 

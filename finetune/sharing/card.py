@@ -77,6 +77,7 @@ class CardFacts:
     chosen_on_validation: bool  # whether the checkpoint is the best of several
     examples: bool  # whether the card may show frames of the test videos
     versions: dict[str, str] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()  # what of the recipe was set otherwise until which step
 
 
 def render_card(facts: CardFacts) -> str:

@@ -39,6 +39,7 @@ def collect_facts(
         license=settings.model.license,
         examples=settings.model.push_examples,
         recipe=settings.recipe,
+        changes=settings.changes,
         seconds=seconds,
         code=code_version(Path(__file__).parents[2]),
         versions={

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from data_prep.errors import UserError
 
@@ -13,6 +14,10 @@ from data_prep.errors import UserError
 _RESUME_FILES = ("trainer_state.json", "scheduler.pt", "model.safetensors", "config.json")
 _OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")  # the latter from FSDP
 TRAINING_WEIGHTS = "training_weights.safetensors"  # where model.safetensors holds their moving average
+_SHAPE = (
+    "attention_type", "num_frames", "image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+    "intermediate_size",
+)  # fmt: skip
 STAGING = ".saving"  # in output_dir: what is being written, which nobody may take for finished
 
 
@@ -60,6 +65,16 @@ def check_resumed_labels(checkpoint: str, labels: list[str]) -> None:
             f"--resume_from_checkpoint {checkpoint} was trained on {len(old)} labels, the first {old[0]!r}; the dataset has "
             f"{len(labels)}, the first {labels[0]!r}. Resume with the same dataset, or start a new run."
         )
+
+
+def check_same_architecture(checkpoint: str, config: Any) -> None:
+    """Raises `UserError` when the checkpoint's weights are of another shape, or of another attention, than `config` says."""
+    new = json.loads(config.to_json_string(use_diff=False))
+    old = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+    for name in _SHAPE:
+        was, now = old.get(name), new.get(name)
+        if was is not None and was != now:
+            raise UserError(f"--resume_from_checkpoint {checkpoint} has {name} {was}, and {now} is asked for: resume with the same model, or start a new run in another --output_dir.")  # fmt: skip
 
 
 def steps_done(checkpoint: str | None) -> int:

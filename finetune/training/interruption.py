@@ -17,6 +17,9 @@ from data_prep.errors import UserError
 _LAUNCHED_BY = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # which a launcher sets for its processes
 
 
+_AT_ONCE = "stopped by SIGTERM. The run is not finished: the same command goes on."
+
+
 class Interrupted(UserError):
     """The run was stopped, and saved. Its command ends with this exit code (EX_TEMPFAIL of sysexits.h: try again)."""
 
@@ -35,21 +38,30 @@ class Interruption(TrainerCallback):
         self.stopping = False
         self._parent = os.getppid() if any(name in os.environ for name in _LAUNCHED_BY) else None
 
-    def listening(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def listening(self) -> Iterator[None]:
         """While training: SIGTERM is noted; a second one ends the process at once."""
 
         def note() -> None:
             self.told = True
 
-        return _on_sigterm(note)
+        with _on_sigterm(note):
+            yield
+        if self.told:  # after the last step, with nothing left to save
+            raise Interrupted(_AT_ONCE)
 
     def ending_at_once(self) -> AbstractContextManager[None]:
         """Before and after training, where there is nothing to save: SIGTERM raises `Interrupted`."""
 
         def stop() -> None:
-            raise Interrupted("stopped by SIGTERM. The run is not finished: the same command goes on.")
+            raise Interrupted(_AT_ONCE)
 
         return _on_sigterm(stop)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop a run that was told after its last checkpoint, which nothing has noticed yet."""
+        if self._any_told(args):
+            raise Interrupted(_AT_ONCE)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._any_told(args):
@@ -61,8 +73,14 @@ class Interruption(TrainerCallback):
         if self.stopping:
             control.should_save = True
 
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save after an evaluation in which the run was told to stop: after the last one no step follows."""
+        if self._any_told(args):
+            self.stopping = True
+            control.should_training_stop = control.should_save = True
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stopping:
+        if self.stopping or self._any_told(args):
             raise Interrupted(
                 f"stopped by SIGTERM after step {state.global_step} of {state.max_steps}, and saved. The run is not finished: "
                 "the same command goes on."

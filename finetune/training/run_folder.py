@@ -8,17 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_prep.errors import UserError
 from finetune.results.output import write_json
 from finetune.settings.arguments import Settings
-from finetune.training.checkpoints import checkpoint_to_resume, complete_checkpoints
-
-RECIPE = "recipe.yaml"
-_UNFINISHED = (
-    "unfinished.json"  # there from the start of a run to its end: the command, and whether it was told to stop
-)
+from finetune.training.checkpoints import checkpoint_to_resume, complete_checkpoints, step_of
+from finetune.training.resumption import RECIPE, UNFINISHED, Earlier, recipe_text
 
 
 class RunFolder:
@@ -36,28 +30,33 @@ class RunFolder:
         self.argv = argv
         self.overwrite = settings.training.overwrite_output_dir
         self.resume = settings.training.resume_from_checkpoint
-        self._earlier = self._unfinished_of_same_command()
-        self.is_trained = bool(self._earlier.get("trained") and settings.training.push_to_hub)
-        if self.resume is None and self._same_command_unfinished() and complete_checkpoints(self.path):
-            self.resume = "latest"
+        self._unfinished = self._unfinished_of_same_command()
+        self.is_trained = bool(self._unfinished.get("trained") and settings.training.push_to_hub)
+        if self._same_command_unfinished() and complete_checkpoints(self.path):
+            self.resume = "latest"  # also where the command names the one that it first went on from
 
     @functools.cached_property
     def checkpoint(self) -> str | None:
         """The one the run goes on from. Raises `UserError` where there is none as asked for."""
         return checkpoint_to_resume(str(self.path), self.resume)
 
+    @functools.cached_property
+    def earlier(self) -> Earlier | None:
+        """The run that is gone on with, as it was before this one writes anything."""
+        return Earlier.of(self.checkpoint) if self.checkpoint else None
+
     def _unfinished_of_same_command(self) -> dict[str, Any]:
         """What the same command left as not finished; empty where there is no such thing."""
         try:
-            unfinished: dict[str, Any] = json.loads((self.path / _UNFINISHED).read_text(encoding="utf-8"))
+            unfinished: dict[str, Any] = json.loads((self.path / UNFINISHED).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return unfinished if unfinished["argv"] == self.argv else {}
 
     def _same_command_unfinished(self) -> bool:
-        if not self._earlier or self._earlier.get("trained"):
+        if not self._unfinished or self._unfinished.get("trained"):
             return False
-        return bool(self._earlier["stopped"] or not self.overwrite)
+        return bool(self._unfinished["stopped"] or not self.overwrite)
 
     def check(self, needed: list[str]) -> None:
         """Raises `UserError` for a folder that must not be touched; `needed` are paths that this run reads."""
@@ -73,9 +72,18 @@ class RunFolder:
             raise UserError(f"--output_dir {self.path} exists: choose another, continue it with --resume_from_checkpoint, or replace it with --overwrite_output_dir.")  # fmt: skip
         if not (self.path / RECIPE).is_file():
             raise UserError(f"--output_dir {self.path} is not a run of this project, so it is left alone: choose another.")  # fmt: skip
+        self._check_newest()
         for path in needed:
             if not self.resume and self.path.resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
                 raise UserError(f"--overwrite_output_dir would delete {path}, which this run needs: choose another --output_dir.")  # fmt: skip
+
+    def _check_newest(self) -> None:
+        """Raises `UserError` where the run would go on from one of its older checkpoints, amid the newer ones."""
+        if self.checkpoint is None or Path(self.checkpoint).resolve().parent != self.path.resolve():
+            return
+        newest = complete_checkpoints(self.path)[-1]
+        if step_of(newest) > step_of(Path(self.checkpoint)):
+            raise UserError(f"--resume_from_checkpoint {self.checkpoint}: {self.path} holds newer ones, to {newest.name}. Give another --output_dir, to go on from it there, or delete the newer ones.")  # fmt: skip
 
     def begin(self, settings: Settings) -> None:
         """Makes the folder, emptied unless the run goes on in it, with the run's recipe."""
@@ -87,9 +95,7 @@ class RunFolder:
                     path.unlink()
         self.path.mkdir(parents=True, exist_ok=True)
         self._mark(stopped=False)
-        (self.path / RECIPE).write_text(yaml.safe_dump(settings.recipe, sort_keys=False), encoding="utf-8")
-        if self.checkpoint:
-            print(f"going on from {self.checkpoint} (to start anew, delete {self.path})", flush=True)
+        (self.path / RECIPE).write_text(recipe_text(settings), encoding="utf-8")
 
     def stopped(self) -> None:
         """The run was told to stop, and saved."""
@@ -101,7 +107,7 @@ class RunFolder:
         if push_is_left:
             self._mark(stopped=False)
         else:
-            (self.path / _UNFINISHED).unlink(missing_ok=True)
+            (self.path / UNFINISHED).unlink(missing_ok=True)
 
     def metrics(self) -> dict[str, float]:
         """What a finished run measured."""
@@ -114,4 +120,4 @@ class RunFolder:
 
     def _mark(self, stopped: bool) -> None:
         trained = {"trained": True} if self.is_trained else {}
-        write_json(self.path / _UNFINISHED, {"argv": self.argv, "stopped": stopped, **trained})
+        write_json(self.path / UNFINISHED, {"argv": self.argv, "stopped": stopped, **trained})

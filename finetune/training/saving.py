@@ -50,6 +50,14 @@ class SavingTrainer(Trainer):
         publish(staged, output_dir / staged.name)
         remove_old(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
 
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's, which deletes the last checkpoint where another is the best: more epochs go on from the last one."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.average is not None:

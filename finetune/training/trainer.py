@@ -115,11 +115,47 @@ class VideoTrainer(SavingTrainer):
 
     def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> Any:
         """Where --auto_find_batch_size has made batches smaller, a step takes more of them, to about the same number."""
+        if batch_size is not None:
+            self._fit_accumulation(batch_size)
+        return super()._inner_training_loop(batch_size=batch_size, **kwargs)
+
+    def _fit_accumulation(self, batch_size: int) -> None:
         target = self.learning.target_batch_size
-        if self.args.auto_find_batch_size and target is not None and batch_size is not None:
+        if self.args.auto_find_batch_size and target is not None:
             steps = max(1, round(target / (batch_size * self.args.world_size)))
             self.args.gradient_accumulation_steps = self.accelerator.gradient_accumulation_steps = steps
-        return super()._inner_training_loop(batch_size=batch_size, **kwargs)
+
+    # Going on
+
+    def planned_steps(self, state: dict[str, Any]) -> tuple[int, int]:
+        """Steps of the whole training, and of an epoch, where it goes on from a checkpoint with the Trainer's `state`."""
+        if self.args.auto_find_batch_size and state.get("train_batch_size"):
+            self._train_batch_size = state["train_batch_size"]  # as `Trainer.train` takes it
+            self._fit_accumulation(self._train_batch_size)
+        of_an_epoch = self._steps_of_an_epoch()
+        whole = self.args.max_steps if self.args.max_steps > 0 else math.ceil(self.args.num_train_epochs * of_an_epoch)
+        return whole, of_an_epoch
+
+    def _load_callback_state(self) -> None:
+        """Trainer's, but how patient early stopping is is what the command says."""
+        super()._load_callback_state()
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback) and self.learning.early_stopping_patience is not None:
+                callback.early_stopping_patience = self.learning.early_stopping_patience
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's, unless the checkpoint that training went on from was its end: the last step, or early stopping."""
+        if self.state.global_step >= self.state.max_steps or self._is_out_of_patience():
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _is_out_of_patience(self) -> bool:
+        return any(
+            isinstance(callback, EarlyStoppingCallback)
+            and callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+        )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         if self.learning.ema_decay:
