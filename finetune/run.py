@@ -52,7 +52,7 @@ from finetune.sharing.contract import Clips as MeasuredClips
 from finetune.sharing.contract import measured_clips
 from finetune.sharing.report import evaluate, print_next_commands, write_report
 from finetune.training.adapters import choose_what_learns, merge_lora
-from finetune.training.checkpoints import check_resumed_labels, steps_done
+from finetune.training.checkpoints import steps_done
 from finetune.training.interruption import Interrupted, Interruption
 from finetune.training.optimizer import accumulation_for
 from finetune.training.probe import train_head
@@ -95,7 +95,6 @@ def train_and_share(settings: Settings, folder: RunFolder, argv: list[str], star
     trainer = make_trainer(settings, splits, start, watch, checkpoint)
     trainer.check_warmup()
     if earlier:
-        check_resumed_labels(earlier.checkpoint, splits.labels)
         settings = settle_resumption(earlier, settings, trainer)
     if trainer.is_world_process_zero():
         folder.begin(settings)

@@ -13,7 +13,7 @@ import yaml
 from data_prep.errors import UserError
 from finetune.settings.arguments import Settings
 from finetune.settings.recipe import plain
-from finetune.training.checkpoints import check_same_architecture
+from finetune.training.checkpoints import check_resumed_labels, check_same_architecture
 
 RECIPE = "recipe.yaml"
 UNFINISHED = "unfinished.json"  # there from the start of a run to its end: the command, and whether it was told to stop
@@ -89,7 +89,9 @@ def settle_resumption(earlier: Earlier, settings: Settings, trainer: Any) -> Set
 
     Raises `UserError` where nothing is left to train, or where the checkpoint does not fit the settings.
     """
-    check_same_architecture(earlier.checkpoint, trainer.model.config)
+    config = trainer.model.config
+    check_resumed_labels(earlier.checkpoint, [config.id2label[number] for number in range(config.num_labels)])
+    check_same_architecture(earlier.checkpoint, config)
     changed = _changed(earlier.recipe, settings)
     _check_fixed(earlier, changed)
     without_effect = {key: changed.pop(key) for key in [*_OF_THE_OPTIMIZER, *_OF_THE_START] if key in changed}
