@@ -260,6 +260,8 @@ def read_frames(
     mid-stream, frames are scaled to the first frame's size. Raises `VideoError`.
     """
     wanted = sorted(set(indices))
+    if wanted and wanted[0] < 0:
+        raise VideoError(f"has no frame {wanted[0]}")
     key = key_of(source)
     index = index or known_index(key)
     frames = None

@@ -47,6 +47,9 @@ def main(argv: list[str] | None = None) -> Comparison:
 
 def compare(a: Predictions, b: Predictions, names: tuple[str, str]) -> Comparison:
     """Raises `UserError` where the two are not of the same videos with the same labels; `names` are for its message."""
+    for one, path in zip((a, b), names):
+        if not any(one.labels):
+            raise UserError(printable(f"{path} has no labels, so nobody knows which answers are right: evaluate both on a split with labels."))  # fmt: skip
     place = {video_id: index for index, video_id in enumerate(b.video_ids)}
     alone = set(a.video_ids) ^ set(b.video_ids)
     if alone:

@@ -24,6 +24,7 @@ from data_prep.workers import available_cores
 from finetune.clips.batch import ClipTransform
 from finetune.clips.clip import ClipMaker
 from finetune.clips.dataset import load_split
+from finetune.clips.row_checks import has_labels
 from finetune.clips.sampling import Sampling
 from finetune.clips.views import AVERAGES, Views
 from finetune.clips.watch import Watch, naming_videos
@@ -48,6 +49,8 @@ def evaluate(options: argparse.Namespace, device: torch.device, is_main: bool) -
     protocol, watch = Protocol(Views.parse(options.views), options.average), Watch()
     with PartialState().main_process_first():
         rows = load_split(options.dataset, options.split, options.test_fold)
+    if not options.predictions and not has_labels(rows):
+        raise UserError(f"{options.dataset}, split {options.split} has no labels, so nothing can be measured: add --predictions FILE.csv to write the model's answers, or choose another --split.")  # fmt: skip
     model, processor = load_checkpoint(options.model)
     try:
         model.to(device)
@@ -121,7 +124,10 @@ def in_words(evaluation: Evaluation) -> str:
     for name, value in evaluation.metrics.items():
         bounds = evaluation.intervals.get(name)
         lines.append(f"{name:<28} {value:.4f}" + (f"   {bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else ""))
-    lines.append(f"{len(evaluation.rows)} videos; 95 % intervals are over {evaluation.resampled}")
+    if evaluation.labels is None:
+        lines.append(f"{len(evaluation.rows)} videos without labels: predicted, not measured")
+    else:
+        lines.append(f"{len(evaluation.rows)} videos; 95 % intervals are over {evaluation.resampled}")
     lines.append(f"protocol: {evaluation.protocol}")
     return "\n".join([*lines, *(printable(reason) for _, reason in sorted(evaluation.unreadable.items()))])
 

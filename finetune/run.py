@@ -50,7 +50,7 @@ from finetune.settings.arguments import (
 )
 from finetune.sharing.contract import Clips as MeasuredClips
 from finetune.sharing.contract import measured_clips
-from finetune.sharing.report import evaluate, print_next_commands, write_report
+from finetune.sharing.report import evaluate, predict_unlabelled, print_next_commands, write_report
 from finetune.training.adapters import choose_what_learns, merge_lora
 from finetune.training.checkpoints import steps_done
 from finetune.training.interruption import Interrupted, Interruption
@@ -99,30 +99,35 @@ def train_and_share(settings: Settings, folder: RunFolder, argv: list[str], star
     if trainer.is_world_process_zero():
         folder.begin(settings)
     with naming_videos(watch):
-        evaluation = learn_and_measure(trainer, settings, splits, folder, start)
+        evaluation, predicted = learn_and_measure(trainer, settings, splits, folder, start)
     trainer.gather_unreadable()
     trainer.accelerator.end_training()  # leaves the process group, whose threads may abort a process that ends with them
     metrics = evaluation.metrics if evaluation else {}
     if trainer.is_world_process_zero():
-        write_report(trainer, splits, settings, evaluation, hub_model_id, time.monotonic() - started)
+        write_report(trainer, splits, settings, evaluation, predicted, hub_model_id, time.monotonic() - started)
         folder.finish(push_is_left=bool(hub_model_id))
         print_next_commands(settings, splits, metrics, time.monotonic() - started)
         if hub_model_id:
-            clips = measured_clips(evaluation, trainer.train_dataset.maker, training_args.bf16 or training_args.fp16)
+            answered, is_mixed = evaluation or predicted, training_args.bf16 or training_args.fp16
+            clips = measured_clips(answered, trainer.train_dataset.maker, is_mixed)
             share(folder, hub_model_id, training_args.hub_private_repo, clips)
     return metrics
 
 
 def learn_and_measure(
     trainer: VideoTrainer, settings: Settings, splits: Splits, folder: RunFolder, start: Start
-) -> Evaluation | None:
-    """Training, the model, and what it is worth. Whenever SIGTERM comes, the same command goes on."""
+) -> tuple[Evaluation | None, Evaluation | None]:
+    """Train, save the model, measure it, and predict a test split without labels.
+
+    Whenever SIGTERM comes, the same command goes on.
+    """
     try:
         with trainer.interruption.ending_at_once():
             with trainer.clock.running(folder.checkpoint):
                 learn(trainer, settings, splits, folder, start)
             trainer.save_model()
-            return evaluate(trainer, splits, Views.parse(settings.data.eval_views))
+            views = Views.parse(settings.data.eval_views)
+            return evaluate(trainer, splits, views), predict_unlabelled(trainer, splits, views)
     except Interrupted:
         if trainer.is_world_process_zero():
             folder.stopped()

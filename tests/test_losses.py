@@ -80,3 +80,9 @@ def test_a_pasted_rectangle_at_the_edge_counts_what_is_left_of_it() -> None:
         mixed, share = paste(clips([0.0]), clips([1.0]), 0.5, np.random.default_rng(seed))
         assert float(1 - mixed.mean()) == pytest.approx(share)
         assert share >= 0.5 - 0.1
+
+
+def test_a_negative_label_is_no_class() -> None:
+    assert as_targets(torch.tensor([1, IGNORED]), 2).tolist() == [[0, 1], [IGNORED, IGNORED]]
+    with pytest.raises(RuntimeError, match="non-negative"):
+        as_targets(torch.tensor([1, -1]), 2)

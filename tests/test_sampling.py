@@ -109,3 +109,9 @@ def test_a_checkpoint_with_sampling_that_makes_no_sense_is_refused(name: str, va
     config = type("Config", (), {f"clip_{name}": value})
     with pytest.raises(UserError, match=f"clip_{name} {value!r}"):
         Sampling.read_from(config)
+
+
+@pytest.mark.parametrize("times", [[0.0, float("nan"), 1.0], [0.0, 0.5, float("inf")], [0.0, 1.0, 0.5], [0.0, 0.5]])
+def test_times_that_cannot_be_are_an_error(times: list[float]) -> None:
+    with pytest.raises(ValueError, match="frame_times are not one finite number for each frame"):
+        Sampling(target_fps=2).frames(3, 25.0, times)

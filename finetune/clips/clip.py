@@ -92,7 +92,7 @@ class _Frames:
         self._frames = cell.values
 
     def __getitem__(self, index: int) -> bytes:
-        if self._frames is None or index >= len(self._frames):
+        if self._frames is None or not 0 <= index < len(self._frames):
             raise VideoError(f"has no frame {index}")
         data: bytes = self._frames[index].as_py()
         return data

@@ -22,6 +22,7 @@ from data_prep.errors import UserError
 from data_prep.lock import one_after_the_other
 from data_prep.schema import REQUIRED_COLUMNS, SPLITS, STORE_COLUMN
 from data_prep.store import SUMMARY, is_url, open_dataset, read_json
+from finetune.clips.row_checks import check_labels, check_rows, has_labels
 from finetune.clips.stream import ParquetRows, parquet_rows
 
 
@@ -29,7 +30,8 @@ from finetune.clips.stream import ParquetRows, parquet_rows
 class Splits:
     """`train` and the splits to evaluate on, with one list of labels in the order of their ids.
 
-    `summary` is what data_prep wrote about the dataset; empty for datasets from elsewhere.
+    `summary` is what data_prep wrote about the dataset; empty for datasets from elsewhere. `unlabelled` is a
+    test split whose labels are hidden, in place of `test`: to be predicted, not measured.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Splits:
     validation: Dataset | None
     test: Dataset | None
     summary: dict[str, Any]
+    unlabelled: Dataset | None = None
 
     @property
     def is_multi_label(self) -> bool:
@@ -56,14 +59,19 @@ def load_splits(dataset_name: str, need_validation: bool, test_fold: int | None 
 
 
 def load_split(dataset_name: str, split: str, test_fold: int | None = None) -> Dataset:
-    """The videos of one split, of the dataset's `all`, or of one fold. Raises `UserError`."""
+    """The videos of one split, of the dataset's `all`, or of one fold; all with labels, or none. Raises `UserError`."""
     loaded, _ = _open(dataset_name)
     if split == "all":
-        return datasets.concatenate_datasets(list(loaded.values()))
-    loaded = _fold_splits(dataset_name, loaded, test_fold)
-    if split not in loaded:
-        raise UserError(f"{dataset_name} has no split {split!r}, but {', '.join(loaded)}: choose with --split.")
-    return loaded[split]
+        rows = datasets.concatenate_datasets(list(loaded.values()))
+    else:
+        loaded = _fold_splits(dataset_name, loaded, test_fold)
+        if split not in loaded:
+            raise UserError(f"{dataset_name} has no split {split!r}, but {', '.join(loaded)}: choose with --split.")
+        rows = loaded[split]
+    check_rows(rows, dataset_name, split)
+    if has_labels(rows):
+        check_labels(rows, dataset_name, split)
+    return rows
 
 
 def count_folds(dataset_name: str) -> int:
@@ -71,6 +79,7 @@ def count_folds(dataset_name: str) -> int:
     loaded, _ = _open(dataset_name)
     if "fold" not in loaded[next(iter(loaded))].column_names:
         raise UserError(f"{dataset_name} has splits, not folds. Prepare it with `data_prep ... --folds 5`.")
+    check_labels(loaded["train"], dataset_name, "train")  # each fold is trained on
     return _num_folds(loaded["train"])
 
 
@@ -217,7 +226,17 @@ def _checked_splits(name: str, loaded: dict[str, Any], summary: dict[str, Any], 
             raise UserError(f"{name}: the labels of {split} are not those of train in the same order. Run data_prep on all splits together.")  # fmt: skip
     if len(labels) < 2:
         raise UserError(f"{name} has the one class {labels}: a classifier needs two or more.")
-    return Splits(name, labels, loaded["train"], loaded.get("validation"), loaded.get("test"), summary)
+    unlabelled = None
+    for split, rows in loaded.items():
+        if isinstance(rows, ParquetRows):
+            continue  # checked row by row, as they come
+        check_rows(rows, name, split)
+        if split == "test" and not has_labels(rows):
+            unlabelled = rows
+        else:
+            check_labels(rows, name, split)
+    test = loaded.get("test") if unlabelled is None else None
+    return Splits(name, labels, loaded["train"], loaded.get("validation"), test, summary, unlabelled)
 
 
 def _label_names(rows: Dataset | ParquetRows) -> list[str]:

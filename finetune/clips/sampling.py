@@ -159,6 +159,10 @@ class Sampling:
             return range(num_frames)
         if times is None and not fps:
             raise ValueError("its frames have no times")
+        if times is not None and not (
+            len(times) == num_frames and np.isfinite(times).all() and (np.diff(times) >= 0).all()
+        ):
+            raise ValueError("its frame_times are not one finite number for each frame, in rising order")
         return frames_at_rate(times or [number / (fps or 1) for number in range(num_frames)], self.target_fps)
 
     @property

@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from data_prep.errors import UserError
 from finetune.clips.clip import ClipMaker, generator_for, row_of
+from finetune.clips.row_checks import check_row, check_streamed_labels, num_labels_of
 
 _MIXED_GROUPS = 4  # of a loader process at a time; data_prep's are of 64 MB
 
@@ -106,7 +107,7 @@ class StreamedClips(IterableDataset):
 
     def labels(self) -> list[int]:
         """Of every video, in the order of the files."""
-        return list(self.rows["label"])
+        return check_streamed_labels(self.rows["label"], num_labels_of(self.rows.features))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
@@ -133,6 +134,7 @@ class StreamedClips(IterableDataset):
 
     def _pass(self, pieces: list[Piece], number: int, skip: int) -> Iterator[dict[str, Any]]:
         """The clips of one pass over `pieces`, without the first `skip`."""
+        num_labels = num_labels_of(self.rows.features)
         for first in range(0, len(pieces), _MIXED_GROUPS):
             mixed = pieces[first : first + _MIXED_GROUPS]
             places = [(piece, row) for piece in mixed for row in range(piece.end - piece.first)]
@@ -145,7 +147,9 @@ class StreamedClips(IterableDataset):
             for at in random.permutation(len(places))[skip:]:
                 piece, row = places[at]
                 generator = generator_for(self.seed, number, piece.file, piece.group, piece.first + row)
-                yield self.maker.training(row_of(tables[piece], row), generator)
+                cells = row_of(tables[piece], row)
+                check_row(cells, num_labels)
+                yield self.maker.training(cells, generator)
             skip = 0
 
 

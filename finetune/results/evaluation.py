@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from data_prep.errors import UserError
 from finetune.clips.clip import IGNORED, ClipMaker
+from finetune.clips.row_checks import has_labels
 from finetune.clips.views import Average, VideoViews, Views
 from finetune.model.modeling import MULTI_LABEL
 from finetune.model.thresholds import label_thresholds
@@ -17,6 +18,7 @@ from finetune.results.calibration import log_probabilities
 from finetune.results.intervals import (
     NUM_RESAMPLES,
     Interval,
+    Statistics,
     bootstrap,
     class_statistics,
     label_statistics,
@@ -48,7 +50,8 @@ class Protocol:
 class Evaluation:
     """One split's videos, each once.
 
-    `labels` int64 `(videos,)`, or of several labels per video 0 and 1 `(videos, classes)`; `scores` float64
+    `labels` int64 `(videos,)`, or of several labels per video 0 and 1 `(videos, classes)`; None where the split has
+    none, of which there are scores and no metrics. `scores` float64
     `(videos, classes)` are probabilities, `view_scores` `(videos, views, classes)` those of each view. Videos that are
     not `readable` count as wrong in top-1, top-5 and subset accuracy; the other numbers are of those that are.
     """
@@ -56,7 +59,7 @@ class Evaluation:
     split: str
     rows: Dataset
     names: list[str]
-    labels: np.ndarray
+    labels: np.ndarray | None
     readable: np.ndarray
     scores: np.ndarray
     view_scores: np.ndarray
@@ -72,7 +75,7 @@ class Evaluation:
 
     @property
     def is_multi_label(self) -> bool:
-        return self.labels.ndim == 2
+        return self.thresholds is not None
 
     def answers(self, scores: np.ndarray) -> np.ndarray:
         """bool of the shape of `scores` `(videos, classes)`: the likeliest class, or all from their thresholds on."""
@@ -81,7 +84,9 @@ class Evaluation:
         return np.eye(len(self.names), dtype=bool)[scores.argmax(1)]
 
     def truth(self) -> np.ndarray:
-        """bool `(videos, classes)`."""
+        """bool `(videos, classes)`; all False where the split has no labels."""
+        if self.labels is None:
+            return np.zeros((len(self.rows), len(self.names)), dtype=bool)
         return self.labels > 0 if self.is_multi_label else np.eye(len(self.names), dtype=bool)[self.labels]
 
     def document(self) -> dict[str, Any]:
@@ -92,6 +97,7 @@ class Evaluation:
             **self.protocol_facts,
             "labels": self.names,
             **self.metrics,
+            **({"num_unlabelled": len(self.rows)} if self.labels is None else {}),
             "intervals_95": {name: list(bounds) for name, bounds in self.intervals.items()},
             "intervals_over": f"{self.resampled}, {NUM_RESAMPLES} bootstrap resamples",
             **({"unreadable": unreadable} if unreadable else {}),
@@ -100,39 +106,47 @@ class Evaluation:
 
 
 def evaluate_split(scorer: Scorer, maker: ClipMaker, rows: Dataset, split: str, protocol: Protocol) -> Evaluation:
-    """Scores every video of `rows` and measures. Raises `UserError` where none of them can be read."""
+    """Scores every video of `rows`, and measures where they have labels. Raises `UserError` where none can be read."""
     config = scorer.model.config
     names = [config.id2label[i] for i in range(config.num_labels)]
-    labels = true_labels(rows, names, config.problem_type == MULTI_LABEL)
+    labels = true_labels(rows, names, config.problem_type == MULTI_LABEL) if has_labels(rows) else None
     scored = scorer.score(VideoViews(rows, maker, protocol.views))
     if not scored.readable.any():
         raise UserError(f"none of the {len(rows)} videos of {split} can be read any more.")
     units, resampled = resampling_units(rows["group"] if "group" in rows.column_names else None, len(rows))
     thresholds = label_thresholds(config)
-    if thresholds is not None:
-        shown = list(MULTILABEL_SCALARS)
-        scores, view_scores = _label_scores(scored, protocol.average)
-        computed = compute_multilabel(scores, np.where(scored.readable[:, None], labels, IGNORED), thresholds)
-        intervals = bootstrap(units, label_statistics(scores, labels, scored.readable, thresholds))
-    else:
-        shown = [*SCALARS, *(["clip_top1"] if len(protocol.views) > 1 else [])]
-        averaged, view_scores = _class_scores(scored, protocol.average)
-        computed = compute_all(averaged, np.where(scored.readable, labels, IGNORED))
-        computed["clip_top1"] = _clip_accuracy(scored, labels)
-        intervals = bootstrap(units, class_statistics(averaged, labels, scored.readable))
-        scores = np.exp(averaged)
+    averaged, view_scores = (_class_scores if thresholds is None else _label_scores)(scored, protocol.average)
+    metrics: dict[str, float] = {}
+    intervals: dict[str, Interval] = {}
+    computed: dict[str, Any] = {}
+    if labels is not None:
+        computed, statistics = _measure(scored, averaged, labels, thresholds)
+        shown = list(SCALARS if thresholds is None else MULTILABEL_SCALARS)
+        shown += ["clip_top1"] if thresholds is None and len(protocol.views) > 1 else []
+        metrics = {f"{split}_{'loss' if name == 'nll' else name}": computed[name] for name in shown}
+        intervals = {f"{split}_{name}": bounds for name, bounds in bootstrap(units, statistics).items()}
     return Evaluation(
-        split, rows, names, labels, scored.readable, scores, view_scores, thresholds, scored.unreadable,
-        metrics={f"{split}_{'loss' if name == 'nll' else name}": computed[name] for name in shown},
-        intervals={f"{split}_{name}": bounds for name, bounds in intervals.items()},
-        resampled=resampled,
-        computed=computed,
+        split, rows, names, labels, scored.readable, averaged if thresholds is not None else np.exp(averaged),
+        view_scores, thresholds, scored.unreadable, metrics, intervals, resampled, computed,
         protocol=protocol.in_words(maker) + _exceptions(scored, config, thresholds),
         protocol_facts={
             "split": split, "num_videos": len(rows), "views": str(protocol.views), "average": protocol.average,
         },
         clips_per_second=scored.clips_per_second,
     )  # fmt: skip
+
+
+def _measure(
+    scored: Scored, averaged: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None
+) -> tuple[dict[str, Any], Statistics]:
+    """All numbers of the videos' scores, and what computes them anew of resamples."""
+    readable = scored.readable
+    if thresholds is not None:
+        computed = compute_multilabel(averaged, np.where(readable[:, None], labels, IGNORED), thresholds)
+        return computed, label_statistics(averaged, labels, readable, thresholds)
+    computed = compute_all(averaged, np.where(readable, labels, IGNORED))
+    computed["clip_top1"] = _clip_accuracy(scored, labels)
+    return computed, class_statistics(averaged, labels, readable)
 
 
 def _class_scores(scored: Scored, average: Average) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,10 @@ _SEPARATOR = "|"  # of several labels of a video
 
 
 def write_predictions(path: Path, evaluation: Evaluation, view_names: list[str]) -> None:
-    """CSV with a row for each video (`view` is `mean`), and after it, where there are several, one for each of its views."""
+    """CSV with a row for each video (`view` is `mean`), and after it, where there are several, one for each of its views.
+
+    `label` is empty where the split has no labels.
+    """
     with replacing(path) as file:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, *map(csv_cell, evaluation.names)])

@@ -78,6 +78,7 @@ class CardFacts:
     examples: bool  # whether the card may show frames of the test videos
     versions: dict[str, str] = field(default_factory=dict)
     changes: tuple[str, ...] = ()  # what of the recipe was set otherwise until which step
+    num_unlabelled: int = 0  # test videos without labels, which were predicted and not measured
 
 
 def render_card(facts: CardFacts) -> str:

@@ -70,6 +70,7 @@ def _data_facts(splits: Splits) -> dict[str, Any]:
         "dataset": _dataset_name(splits.name),
         "dataset_id": splits.name if _is_hub_id(splits.name) else None,
         "counts": {name: _count(rows, splits.labels) for name, rows in there.items()},
+        "num_unlabelled": len(splits.unlabelled or ()),
         "groups": {name: _count_groups(rows) for name, rows in there.items()},
         "split_seed": splits.summary.get("seed"),
         "rejected": splits.summary.get("rejected"),
@@ -195,8 +196,9 @@ def _count(rows: Any, labels: list[str]) -> dict[str, int]:
     counts = dict.fromkeys(labels, 0)
     several = "labels" in rows.column_names
     for numbers in rows["labels"] if several else ([number] for number in rows["label"]):
-        for number in numbers:
-            counts[labels[number]] += 1
+        for number in numbers or ():
+            if number is not None and 0 <= number < len(labels):  # a stream may hold rows that were never reached
+                counts[labels[number]] += 1
     return counts
 
 

@@ -33,20 +33,34 @@ def evaluate(trainer: VideoTrainer, splits: Splits, views: Views) -> Evaluation 
     Of several labels per video, validation also chooses from which score on each is given.
     """
     args, maker, protocol = trainer.args, trainer.train_dataset.maker, Protocol(views)
-    scorer = Scorer(trainer.model, args.per_device_eval_batch_size, args.dataloader_num_workers, args.device)
     split = "test" if splits.test is not None else "validation"
     rows = splits.test if splits.test is not None else splits.validation
     if splits.is_multi_label:
         trainer.model.config.label_thresholds = None  # of what training started from
         if splits.validation is not None:
-            choose_thresholds(scorer, maker, splits.validation, protocol)
+            choose_thresholds(_scorer(trainer), maker, splits.validation, protocol)
         if trainer.is_world_process_zero():
             trainer.model.config.save_pretrained(args.output_dir)
     if rows is None:
         return None
-    evaluation = evaluate_split(scorer, maker, rows, split, protocol)
+    evaluation = evaluate_split(_scorer(trainer), maker, rows, split, protocol)
     trainer.unreadable.update(evaluation.unreadable)
     return evaluation
+
+
+def predict_unlabelled(trainer: VideoTrainer, splits: Splits, views: Views) -> Evaluation | None:
+    """The answers for a test split that has no labels; None for any other. `evaluate` chooses the thresholds first."""
+    rows = splits.unlabelled
+    if rows is None:
+        return None
+    predicted = evaluate_split(_scorer(trainer), trainer.train_dataset.maker, rows, "test", Protocol(views))
+    trainer.unreadable.update(predicted.unreadable)
+    return predicted
+
+
+def _scorer(trainer: VideoTrainer) -> Scorer:
+    args = trainer.args
+    return Scorer(trainer.model, args.per_device_eval_batch_size, args.dataloader_num_workers, args.device)
 
 
 def write_report(
@@ -54,18 +68,26 @@ def write_report(
     splits: Splits,
     settings: Settings,
     evaluation: Evaluation | None,
+    predicted: Evaluation | None,
     hub_model_id: str | None,
     seconds: float,
 ) -> None:
-    """Writes predictions, pictures, the card, and last metrics.json into the run's directory."""
+    """Writes predictions, pictures, the card, and last metrics.json into the run's directory.
+
+    `predicted` are test videos without labels: then predictions.csv is of them.
+    """
     output_dir = Path(trainer.args.output_dir)
     facts = collect_facts(trainer, splits, settings, evaluation, hub_model_id, seconds)
     plot_curves(trainer.state.log_history, output_dir / "curves.png")
+    answered = predicted or evaluation
+    if answered is not None:
+        write_predictions(output_dir / "predictions.csv", answered, Views.parse(settings.data.eval_views).names())
     if evaluation is not None:
-        write_predictions(output_dir / "predictions.csv", evaluation, Views.parse(settings.data.eval_views).names())
         write_pictures(evaluation, trainer.train_dataset.maker, output_dir)
     (output_dir / "README.md").write_text(render_card(facts), encoding="utf-8")
     document: dict[str, Any] = {"labels": splits.labels} if evaluation is None else evaluation.document()
+    if predicted is not None:
+        document["num_unlabelled"] = len(predicted.rows)
     if trainer.unreadable:  # those of training too
         document["unreadable"] = describe_unreadable(trainer.unreadable)
     write_json(output_dir / "metrics.json", document)
@@ -88,6 +110,8 @@ def print_next_commands(settings: Settings, splits: Splits, metrics: dict[str, f
     classes = "per_class.png" if splits.is_multi_label else "confusion_matrix.png"
     shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name.endswith(_PRINTED))
     print(f"\n{shown or 'no split to evaluate on'}  ({seconds:.0f} s)")
+    if splits.unlabelled is not None:
+        print(f"{len(splits.unlabelled)} test videos have no labels: predicted (predictions.csv), not measured")
     print(
         f"{output_dir}: checkpoint, README.md (model card), first_batch.png, curves.png, {classes}, predictions.png, hardest_clips.png, predictions.csv, metrics.json\n"
     )

@@ -62,7 +62,7 @@ def as_targets(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
     """int64 `(batch,)` or float `(batch, num_labels)` -> float32 `(batch, num_labels)`, rows `IGNORED` as they were."""
     if labels.ndim == 2:
         return labels.float()
-    targets = F.one_hot(labels.clamp(min=0), num_labels).float()
+    targets = F.one_hot(labels.where(labels != IGNORED, 0), num_labels).float()  # any other negative label is an error
     return torch.where((labels == IGNORED)[:, None], float(IGNORED), targets)
 
 
