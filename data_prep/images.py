@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,9 +17,9 @@ except ImportError:
     simplejpeg = None
 
 from data_prep.frame import Window
+from data_prep.frame_series import IMAGE_EXTENSIONS, choose_series
 from data_prep.limits import MAX_FRAMES, VideoError, check_size
 
-IMAGE_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp"])  # compared in lower case
 _IMAGE_FORMATS = ["JPEG", "PNG", "BMP", "WEBP"]
 JPEG_QUALITY = 85
 
@@ -78,13 +77,8 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     raise VideoError("a stored frame is not a JPEG")
 
 
-def natural_order(name: str) -> list[int | str]:
-    """A sort key with numbers by value, so that frame10 follows frame9: ["frame", 10, ".png"]."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d{1,18})", name)]
-
-
 def frame_paths(folder: str | os.PathLike[str]) -> list[Path]:
-    """The images of a folder in the order of their numbers. Raises `VideoError`."""
+    """The frames of a folder of images, in the order of their numbers. Raises `VideoError`."""
     try:
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
     except OSError as error:
@@ -92,7 +86,7 @@ def frame_paths(folder: str | os.PathLike[str]) -> list[Path]:
     names = [name for name in names if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS]
     if len(names) > MAX_FRAMES:
         raise VideoError(f"has more than {MAX_FRAMES} frames")
-    return [Path(folder, name) for name in sorted(names, key=natural_order)]
+    return [Path(folder, name) for name in choose_series(names).names]
 
 
 class Picture:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.layouts.labels import clean
+from data_prep.layouts.source import series_notes
 from data_prep.lock import only_writer
 from data_prep.workers import available_cores
 from finetune.results.output import check_spares
@@ -73,6 +74,8 @@ def predict_videos(options: argparse.Namespace) -> list[Row]:
     todo = [source for source in sources if as_written(source.path) not in before]
     if before:
         print(f"{len(sources) - len(todo)} of {len(sources)} videos are in {options.output} already", file=sys.stderr)
+    for note in series_notes(source.path for source in todo):
+        print(note, file=sys.stderr)
     num_workers = options.num_workers
     if num_workers is None:
         num_workers = 0 if len(todo) <= _FEW else available_cores()

@@ -27,7 +27,7 @@ from data_prep.layouts.lists import read_mmaction2, read_pyslowfast
 from data_prep.layouts.official import read_hmdb51, read_kinetics, read_ucf101
 from data_prep.layouts.official_json import read_diving48, read_ssv2
 from data_prep.layouts.same_files import reject_same_files
-from data_prep.layouts.source import LIST_EXTENSIONS, Source, extension, shown
+from data_prep.layouts.source import LIST_EXTENSIONS, Source, extension, series_notes, shown
 from data_prep.layouts.tables import read_tables
 from data_prep.video import EXTENSIONS
 
@@ -89,6 +89,7 @@ def find_videos(
     found = _read(where, layout)
     clean_labels(found)
     reject_same_files(found)
+    found.notes += series_notes(str(video.path) for video in found.videos)
     if group_by is not None:
         found.videos = _grouped(found.videos, group_by)
     if not found.videos:

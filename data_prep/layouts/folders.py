@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.frame_series import choose_series
 from data_prep.labeled import Found, LabeledVideo
 from data_prep.layouts.source import SPLIT_NAMES, Source, is_junk, numbered_images, shown
+from data_prep.limits import VideoError
 
 _MAX_NOTES = 50  # on single videos
 # A folder that holds the class folders, and is no class itself.
@@ -127,6 +129,8 @@ def read_frame_folders(source: Source) -> Found:
     found = _read(source, shape, arrangement(source, shape))
     found.layout = "frame_folders"
     flaws = [flaw for video in found.videos for flaw in _flaws_of_frames(video)]
+    if source.tree.beside_frames:
+        found.notes.append(f"left out, as they lie beside folders of pictures: {shown(source.tree.beside_frames, 3)}")
     found.notes += flaws[:_MAX_NOTES]
     if len(flaws) > _MAX_NOTES:
         found.notes.append(f"{len(flaws) - _MAX_NOTES} more such flaws of folders of frames")
@@ -231,6 +235,11 @@ def _note_empty_folders(root: Path, shape: Shape, found: Found) -> None:
 def _flaws_of_frames(video: LabeledVideo) -> Iterator[str]:
     """What is missing from a folder of frames: numbers, bytes."""
     images = numbered_images(str(video.path))
+    try:
+        frames = set(choose_series(name for name, _ in images).names)
+    except VideoError:  # the scan will say so
+        return
+    images = [image for image in images if image[0] in frames]
     numbers = sorted({int(re.findall(r"\d+", name)[-1]) for name, _ in images})
     missing = numbers[-1] - numbers[0] + 1 - len(numbers) if numbers else 0
     if missing:

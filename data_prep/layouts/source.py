@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from data_prep.frame_series import choose_series, is_numbered_image, pictures_first
+from data_prep.limits import VideoError
 from data_prep.video import EXTENSIONS
 
 SPLIT_NAMES = {
@@ -17,10 +21,10 @@ SPLIT_NAMES = {
     "dev": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
 LIST_EXTENSIONS = frozenset([".csv", ".tsv", ".txt", ".json", ".jsonl"])
-IMAGE_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp"])
 _JUNK = frozenset(["__macosx", "thumbs.db", "desktop.ini"])
 # A folder reached again and again through links that cross each other would be walked factorially often.
 _MAX_VISITS = 16
+_MOST_COMBINATIONS = 20  # of series in folders of frames, that are noted
 
 
 @dataclass
@@ -30,6 +34,7 @@ class Tree:
     root: str  # absolute
     videos: list[str] = field(default_factory=list)
     frame_folders: list[str] = field(default_factory=list)  # hold numbered images and no videos
+    beside_frames: list[str] = field(default_factory=list)  # folders of flow, masks and so on, beside one of pictures
     lists: list[str] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
     other_files: Counter[str] = field(default_factory=Counter)  # by extension; without the images of frame folders
@@ -91,13 +96,14 @@ def walk(root: Path) -> Tree:
         if relative and not subfolders and not names and extension(relative[:-1]) in EXTENSIONS:
             tree.rejected.append((relative[:-1], "is an empty folder"))
         _sort_files(tree, relative, sorted(name for name in names if not is_junk(name)))
+    tree.frame_folders, tree.beside_frames = pictures_first(tree.frame_folders)
     return tree
 
 
 def _sort_files(tree: Tree, folder: str, names: list[str]) -> None:
     videos = [name for name in names if extension(name) in EXTENSIONS]
     tree.videos += [folder + name for name in videos]
-    images = [] if videos else [name for name in names if _is_numbered_image(name)]
+    images = [] if videos else [name for name in names if is_numbered_image(name)]
     if len(images) >= 2 and folder:
         tree.frame_folders.append(folder[:-1])
         tree.frame_images.update(extension(name) for name in images)
@@ -110,17 +116,13 @@ def _sort_files(tree: Tree, folder: str, names: list[str]) -> None:
             tree.lists.append(folder + name)
 
 
-def _is_numbered_image(name: str) -> bool:
-    return extension(name) in IMAGE_EXTENSIONS and re.search(r"\d", name) is not None
-
-
 def numbered_images(folder: str) -> list[tuple[str, int]]:
     """(name, bytes) of the images of a folder of frames."""
     with os.scandir(folder) as entries:
         return [
             (entry.name, entry.stat().st_size)
             for entry in entries
-            if not is_junk(entry.name) and _is_numbered_image(entry.name) and entry.is_file()
+            if not is_junk(entry.name) and is_numbered_image(entry.name) and entry.is_file()
         ]
 
 
@@ -133,3 +135,19 @@ def shown(names: list[str], most: int = 6) -> str:
     """A few names for a message: "a, b and 3 more"."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def series_notes(videos: Iterable[str]) -> list[str]:
+    """What is read of the videos that are folders with several series of images, in a line for each combination."""
+    several: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    for folder in videos:
+        if extension(folder) in EXTENSIONS or not os.path.isdir(folder):
+            continue
+        with suppress(OSError, VideoError):  # whoever reads it says so
+            series = choose_series(name for name, _ in numbered_images(folder))
+            if series.left_out:
+                several[series.pattern, series.left_out] += 1
+    return [
+        f"{count} folder{'s' if count > 1 else ''} of frames: {pattern} is read as the video, {shown(list(left_out))} left out"
+        for (pattern, left_out), count in several.most_common(_MOST_COMBINATIONS)
+    ]
