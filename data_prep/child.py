@@ -16,7 +16,10 @@ _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def ending_with_us(command: Sequence[str | Path], end: signal.Signals = signal.SIGKILL) -> list[str | Path]:
-    """The command to start in place of `command`, from the main thread: it is sent `end` when this process ends."""
+    """The command to start in place of `command`, from the main thread: it is sent `end` when this process ends.
+
+    It may be sent several times at once: a process of several threads ends thread by thread.
+    """
     if not sys.platform.startswith("linux"):
         return list(command)
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(int(end)), *command]

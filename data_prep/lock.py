@@ -49,9 +49,13 @@ def only_writer(*outputs: tuple[str, str | Path | None]) -> Iterator[None]:
     Raises:
         UserError: another command is writing one of them.
     """
+    names: dict[str, str] = {}
     with ExitStack() as held:
         for name, output in outputs:
             if output is not None and not _is_device(output):
+                other = names.setdefault(os.path.realpath(output), name)
+                if other != name:
+                    raise UserError(f"{name} {output} is {other} too: give each a file of its own.")
                 advice = "Wait until it has ended, or choose another."
                 held.enter_context(_locked(_lock_files(output), f"{name} {output} is being written by", advice))
         yield
@@ -102,6 +106,9 @@ def _is_device(output: str | Path) -> bool:
 @contextmanager
 def _locked(files: list[Path], busy: str, advice: str = "", wait: bool = False) -> Iterator[None]:
     """Hold the first of the lock files that can be made."""
+    if fcntl is None:
+        yield
+        return
     said = False
     while True:
         try:
@@ -115,6 +122,7 @@ def _locked(files: list[Path], busy: str, advice: str = "", wait: bool = False) 
             said = True
             time.sleep(_POLL_SECONDS)
     if taken is None:
+        print(f"warning: no lock can be made in {files[-1].parent}: start no second command with this output", file=sys.stderr)  # fmt: skip
         yield
         return
     path, descriptor, made = taken
@@ -127,7 +135,7 @@ def _locked(files: list[Path], busy: str, advice: str = "", wait: bool = False) 
 
 def _take_first(files: list[Path]) -> tuple[Path, int, list[Path]] | None:
     """(lock file, its descriptor, the folders made for it), or None where no lock can be made at all."""
-    for path in files if fcntl is not None else []:
+    for path in files:
         made = [folder for folder in path.parents if not folder.exists()]
         with suppress(OSError):  # no right to write there, or a disk without locks
             while (descriptor := _take(path)) is None:
@@ -158,6 +166,8 @@ def _take(path: Path) -> int | None:
         os.close(descriptor)
         if error.errno in _TAKEN:
             raise _Busy(holder) from None
+        with suppress(OSError):  # of no use on a disk without locks
+            os.unlink(path)
         raise
     with suppress(OSError):  # a full disk: the lock is held without it
         os.ftruncate(descriptor, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib
 import json
 import os
@@ -119,6 +121,28 @@ def test_who_needs_what_another_makes_waits(forks: Forks, tmp_path: Path) -> Non
     (_, first), (second, _) = sorted(tuple(map(float, one.stdout.split())) for one in done)
     assert first <= second and "is being prepared by another command" in done[0].stderr + done[1].stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_locks_leaves_nothing_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    lock, refused = fcntl.lockf, [True]
+
+    def lockf(*arguments: int) -> None:
+        if refused:
+            refused.pop()
+            raise OSError(errno.ENOLCK, "No locks available")
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with only_writer(("--output", tmp_path / "out")):
+        assert [path.name for path in tmp_path.iterdir()] == ["tmp"] and len(list((tmp_path / "tmp").glob("*/*"))) == 1
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_two_outputs_of_one_command_are_two_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--picture out is --output too"), only_writer(("--output", "out"), ("--picture", "out")):  # fmt: skip
+        pass
 
 
 COMMANDS = {

@@ -98,6 +98,7 @@ def test_pushed_again_it_sends_nothing_and_keeps_what_somebody_added(hub: Any, p
 
 def test_a_hub_that_hangs_is_given_up_and_the_dataset_stays(hub: Any, python: Run, few: Path, tmp_path: Path) -> None:
     hub.add_fault(match="/commit/", action="delay", seconds=8, count=1)
+    (tmp_path / ".d.push.killed" / "data").mkdir(parents=True)  # of an earlier push
     failed = python(*command(few, "--push_limit_minutes", "0.1"))
     assert failed.returncode == 2 and "it took longer than 0.1 minutes" in failed.stderr, failed.stderr
     assert "Nothing is lost: everything is in d. When it is mended: python -m data_prep" in failed.stderr

@@ -100,6 +100,14 @@ def test_no_child_process_reads_our_standard_input() -> None:
                 assert any(keyword.arg in ("stdin", "input") for keyword in node.keywords), f"{path}:{node.lineno}"
 
 
+def test_every_program_that_is_started_ends_with_this_one() -> None:
+    for path in ROOT.glob("[df]*/**/*.py"):
+        text = path.read_text()
+        started = re.findall(r"subprocess\.(?:run|Popen|check_output|call)\(\s*(\S{6})", text)
+        started = [first for first in started if first != '["git"']  # which ends at once
+        assert text.count("ending_with_us(") - text.count("def ending_with_us(") == len(started), path
+
+
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", README))
 def test_readme_links_lead_somewhere(target: str) -> None:
     assert (ROOT / target).exists()
