@@ -21,7 +21,7 @@ from data_prep.limits import VideoError
 from data_prep.video import read_frames
 from finetune.clips.batch import ClipTransform
 from finetune.clips.clip import ClipMaker
-from finetune.clips.dataset import load_split, load_splits
+from finetune.clips.dataset import count_folds, load_split, load_splits
 from finetune.clips.row_checks import has_labels
 from finetune.clips.stream import Place, StreamedClips, parquet_rows
 from finetune.compare import main as compare
@@ -138,7 +138,7 @@ def test_a_test_split_without_labels_is_predicted_and_not_measured(
     assert same == [(row["video_id"], row["label"], row["prediction"]) for row in rows]
     with pytest.raises(UserError, match="has no labels, so nobody knows which answers are right"):
         compare([str(table), str(out / "predictions.csv")])
-    with pytest.raises(UserError, match="split all: 8 of 40 videos cannot be used"):
+    with pytest.raises(UserError, match="split test: 8 of 8 videos cannot be used"):
         evaluate([str(out), dataset, "--split", "all", *OPTIONS])
 
 
@@ -179,6 +179,27 @@ def test_numbers_that_cannot_be_are_refused_on_arrival(
     for load in (lambda: load_splits(dataset, need_validation=True), lambda: load_split(dataset, "test")):
         with pytest.raises(UserError, match=f"split test: 1 of 8 .* the first, '{second}': {message}"):
             load()
+
+
+@pytest.mark.parametrize("fold", [None, -1])
+def test_a_video_in_no_fold_is_refused(bars_dataset: Path, tmp_path: Path, fold: int | None) -> None:
+    rows = datasets.load_from_disk(str(bars_dataset))["train"]
+    folds = [fold, *(number % 3 for number in range(len(rows) - 1))]
+    kept = datasets.DatasetDict({"train": with_column(rows, "fold", folds, datasets.Value("int32"))})
+    kept.save_to_disk(str(tmp_path / "folds"))
+    for load in (lambda: count_folds(str(tmp_path / "folds")), lambda: load_split(str(tmp_path / "folds"), "test", 0)):
+        with pytest.raises(UserError, match="fold holds null or a negative number"):
+            load()
+
+
+def test_folds_are_all_trained_on_so_all_need_labels(bars_dataset: Path, tmp_path: Path) -> None:
+    rows = datasets.load_from_disk(str(bars_dataset))["train"]
+    labels = [-1 if number % 3 == 0 else label for number, label in enumerate(rows["label"])]
+    rows = with_column(rows, "label", labels, rows.features["label"])
+    rows = with_column(rows, "fold", [number % 3 for number in range(len(rows))], datasets.Value("int32"))
+    datasets.DatasetDict({"train": rows}).save_to_disk(str(tmp_path / "folds"))
+    with pytest.raises(UserError, match="split train: 8 of 24 .* no label"):
+        count_folds(str(tmp_path / "folds"))
 
 
 def test_a_frame_before_the_first_is_no_frame(ramp_video: Path) -> None:

@@ -61,16 +61,17 @@ def load_splits(dataset_name: str, need_validation: bool, test_fold: int | None 
 def load_split(dataset_name: str, split: str, test_fold: int | None = None) -> Dataset:
     """The videos of one split, of the dataset's `all`, or of one fold; all with labels, or none. Raises `UserError`."""
     loaded, _ = _open(dataset_name)
-    if split == "all":
-        rows = datasets.concatenate_datasets(list(loaded.values()))
-    else:
+    if split != "all":
         loaded = _fold_splits(dataset_name, loaded, test_fold)
         if split not in loaded:
             raise UserError(f"{dataset_name} has no split {split!r}, but {', '.join(loaded)}: choose with --split.")
-        rows = loaded[split]
-    check_rows(rows, dataset_name, split)
-    if has_labels(rows):
-        check_labels(rows, dataset_name, split)
+        loaded = DatasetDict({split: loaded[split]})
+    rows = datasets.concatenate_datasets(list(loaded.values()))
+    are_labelled = has_labels(rows)
+    for name, part in loaded.items():
+        check_rows(part, dataset_name, name)
+        if are_labelled:
+            check_labels(part, dataset_name, name)
     return rows
 
 
@@ -168,7 +169,7 @@ def _fold_splits(name: str, loaded: DatasetDict, test_fold: int | None) -> Datas
             raise UserError(f"--test_fold: {name} has splits, not folds. Prepare it with `data_prep ... --folds 5`.")
         return loaded
     rows = loaded["train"]
-    folds, num_folds = np.array(rows["fold"]), _num_folds(rows)
+    num_folds, folds = _num_folds(rows), np.array(rows["fold"])
     if test_fold is None or not 0 <= test_fold < num_folds:
         raise UserError(
             f"{name} has folds 0 to {num_folds - 1} in place of splits: say which to test on, as --test_fold 0."
@@ -180,7 +181,10 @@ def _fold_splits(name: str, loaded: DatasetDict, test_fold: int | None) -> Datas
 
 
 def _num_folds(rows: Dataset) -> int:
-    return max(rows["fold"]) + 1
+    folds = list(rows["fold"])
+    if None in folds or min(folds) < 0:
+        raise UserError("the column fold holds null or a negative number, expected folds from 0: run data_prep with --folds again.")  # fmt: skip
+    return int(max(folds)) + 1
 
 
 def _open_hub(name: str) -> DatasetDict:
