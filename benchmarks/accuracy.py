@@ -223,7 +223,7 @@ def main() -> None:
         started = time.monotonic()
         done.append({"row": name, **run(), "seconds": round(time.monotonic() - started, 1)})
         with record.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(done[-1]) + "\n")
+            lines.write(json.dumps(done[-1], allow_nan=False) + "\n")
     print(table(done))
 
 

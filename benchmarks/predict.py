@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
-        print(json.dumps(measure(options.way, options.model, options.videos, options.at_most)))
+        print(json.dumps(measure(options.way, options.model, options.videos, options.at_most), allow_nan=False))
         return
     with tempfile.TemporaryDirectory() as folder:
         if options.model.startswith("timesformer-"):

@@ -119,4 +119,4 @@ def _tell_launcher(message: str) -> None:
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
         reason = {"message": f"error: {message}", "timestamp": int(time.time())}
-        Path(path).write_text(json.dumps(reason), encoding="utf-8")
+        Path(path).write_text(json.dumps(reason, allow_nan=False), encoding="utf-8")

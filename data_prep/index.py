@@ -102,7 +102,7 @@ class PacketIndex:
         orders = self.packet_of - np.arange(self.num_frames)
         arrays = (gaps.astype("<i8"), self.sizes.astype("<u4"), self.disposable.astype("u1"),
                   orders.astype("<i4"), self.entries.astype("<i4"))  # fmt: skip
-        head = json.dumps(facts | counts).encode()
+        head = json.dumps(facts | counts, allow_nan=False).encode()
         return zlib.compress(b"\n".join([head, b"".join(map(_planes, arrays))]), 6)
 
     @classmethod

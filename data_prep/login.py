@@ -56,4 +56,4 @@ def _ask() -> dict[str, Any]:
 
 if __name__ == "__main__":
     tire_of_silence(_SECONDS)
-    print(json.dumps(_ask()))
+    print(json.dumps(_ask(), allow_nan=False))

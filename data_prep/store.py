@@ -172,7 +172,7 @@ def _write_arrow(path: Path, features: Features, rows: Iterator[dict[str, Any]])
 def write_json(path: str | Path, value: Any) -> None:
     """Writes a value to a path or URL; texts that are not UTF-8 with backslashes."""
     with fsspec.open(str(path), "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        file.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         answer = {"error": str(error)}
     except Exception as error:  # a Hub, or what stands before it, can answer in every wrong way
         answer = {"error": reason(error)}
-    print(json.dumps(answer))
+    print(json.dumps(answer, allow_nan=False))
     return 0 if "url" in answer else 1
 
 

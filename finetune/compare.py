@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> Comparison:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="of the output (default: text)")
     options: argparse.Namespace = parser.parse_args(argv)
     compared = compare(read_predictions(options.a), read_predictions(options.b), (str(options.a), str(options.b)))
-    print(json.dumps(asdict(compared), indent=2) if options.format == "json" else in_words(compared))
+    print(json.dumps(asdict(compared), indent=2, allow_nan=False) if options.format == "json" else in_words(compared))
     return compared
 
 

@@ -48,6 +48,36 @@ def test_focal_loss_takes_away_from_what_is_already_right() -> None:
     assert sure / plain[0] < 0.01 and unsure / plain[1] > 0.9
 
 
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("margin", [0.0, 1.0, 10.0, 18.0, 40.0, 120.0])
+def test_focal_loss_and_its_gradient_are_right_up_to_certainty(gamma: float, margin: float) -> None:
+    """Against the formula in float64, its 1 - p summed over the other classes; in float32 p is 1 from a margin of 17 on."""
+    logits = torch.tensor([[margin, 0.0, -1.0], [0.0, margin, 0.5]], requires_grad=True)
+    targets = torch.tensor([[0.9, 0.1, 0.0], [0.0, 1.0, 0.0]])
+    Loss(focal_gamma=gamma)(logits, targets, 2).backward()
+    exact = logits.detach().double().requires_grad_()
+    log_p = exact.log_softmax(-1)
+    others = [log_p[:, [j for j in range(3) if j != i]].logsumexp(-1) for i in range(3)]
+    (-targets * log_p * (gamma * torch.stack(others, -1)).exp()).sum().div(2).backward()
+    assert exact.grad is not None and exact.grad.isfinite().all()
+    torch.testing.assert_close(logits.grad, exact.grad.float(), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("margin", [0.0, 10.0, 90.0, 120.0, -120.0])
+def test_focal_loss_of_several_labels_has_a_gradient_up_to_certainty(margin: float) -> None:
+    logits, targets = torch.tensor([[margin, -margin]], requires_grad=True), torch.tensor([[1.0, 0.0]])
+    Loss(True, focal_gamma=0.5)(logits, targets, 2).backward()
+    exact = logits.detach().double().requires_grad_()
+    (F.softplus(exact * torch.tensor([-1, 1])) * (0.5 * -F.softplus(exact * torch.tensor([1, -1]))).exp()).sum().div(2).backward()  # fmt: skip
+    torch.testing.assert_close(logits.grad, exact.grad.float(), rtol=1e-4, atol=1e-7)
+
+
+def test_focal_loss_of_one_class_is_nothing() -> None:
+    logits = torch.zeros(2, 1, requires_grad=True)
+    Loss(focal_gamma=0.5)(logits, torch.ones(2, 1), 2).backward()
+    assert logits.grad is not None and not logits.grad.any()
+
+
 def test_balanced_weights_are_scikit_learns() -> None:
     weights = balanced_weights([0, 0, 0, 2], 3)
     assert weights.tolist() == pytest.approx([4 / (2 * 3), 0, 4 / (2 * 1)])

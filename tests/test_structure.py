@@ -77,6 +77,17 @@ def test_every_package_is_installed() -> None:
     assert set(re.findall(r'"([\w.]+)"', listed[1])) == found | {"model_cards"}
 
 
+def test_all_json_is_strict() -> None:
+    """NaN and Infinity are no JSON: other programs refuse a file that holds them."""
+    for path in (*ROOT.glob("[df]*/**/*.py"), *ROOT.glob("benchmarks/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.dump", "json.dumps"):
+                options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+                assert options.get("allow_nan") == "False", f"{path} line {node.lineno}"
+        names = {name for name in imports(path) if name.split(".")[0] in ("simplejson", "orjson", "ujson")}
+        assert not names and "from json import" not in path.read_text(), path
+
+
 def test_no_metric_is_fetched_and_no_remote_code_is_trusted() -> None:
     for path in ROOT.glob("[df]*/**/*.py"):
         text = path.read_text()

@@ -49,7 +49,7 @@ def from_csv_cell(cell: str) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     with replacing(path) as file:
-        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        file.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -110,4 +110,4 @@ def recipe_words(path: Path, parser: argparse.ArgumentParser, argv: list[str]) -
 def _words(value: Any) -> list[str]:
     if isinstance(value, list):
         return [str(item) for item in value]
-    return [json.dumps(value) if isinstance(value, dict) else str(value)]
+    return [json.dumps(value, allow_nan=False) if isinstance(value, dict) else str(value)]

@@ -38,7 +38,7 @@ def main(folder: str, clips_file: str, answers_file: str) -> None:
                 answer["refusal"] = str(error)
             answers.append(answer)
     with open(answers_file, "w", encoding="utf-8") as file:
-        json.dump(answers, file)
+        json.dump(answers, file, allow_nan=False)
 
 
 if __name__ == "__main__":

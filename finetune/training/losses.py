@@ -48,14 +48,28 @@ class Loss:
     def _categorical(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         targets = targets * (1 - self.label_smoothing) + self.label_smoothing / logits.shape[-1]
         log_p = F.log_softmax(logits, -1)
-        return -targets * log_p * (1 - log_p.exp()) ** self.focal_gamma if self.focal_gamma else -targets * log_p
+        if self.focal_gamma:
+            return -targets * log_p * (self.focal_gamma * _log_of_others(logits, log_p)).exp()
+        return -targets * log_p
 
     def _binary(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         targets = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
         yes, no = F.logsigmoid(logits), F.logsigmoid(-logits)
         if self.focal_gamma:
-            yes, no = yes * no.exp() ** self.focal_gamma, no * yes.exp() ** self.focal_gamma
+            yes, no = yes * (self.focal_gamma * no).exp(), no * (self.focal_gamma * yes).exp()
         return -targets * yes - (1 - targets) * no
+
+
+def _log_of_others(logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+    """log(1 - p) of each class, `(batch, num_labels)`, without the difference from 1.
+
+    Of the likeliest class p may round to 1, where (1 - p)^gamma has no gradient for gamma < 1: there it is the sum over
+    the other classes. The p of all others is at most 1/2.
+    """
+    likeliest = F.one_hot(logits.argmax(-1), logits.shape[-1]).bool()
+    of_likeliest = log_p.masked_fill(likeliest, float("-inf")).logsumexp(-1, keepdim=True)
+    p = log_p.exp().masked_fill(likeliest, 0)
+    return torch.where(likeliest, of_likeliest, torch.log1p(-p))
 
 
 def as_targets(labels: torch.Tensor, num_labels: int) -> torch.Tensor:

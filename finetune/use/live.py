@@ -88,6 +88,6 @@ def _without_history(video: Any) -> Iterator[Any]:
 
 def _line(row: dict[str, Any], form: str) -> str:
     if form == "jsonl":
-        return json.dumps(row)
+        return json.dumps(row, allow_nan=False)
     predictions = ", ".join(f"{one['score']:.0%} {named(one)}" for one in row["predictions"])
     return f"{clock(row['start'])}  {clock(row['end'])}  {predictions}"

@@ -32,7 +32,7 @@ def digest(classifier: Classifier) -> str:
     from finetune.model.weights import load_checkpoint
     from finetune.use.export_example import preprocessing
 
-    found = hashlib.blake2b(json.dumps(preprocessing(classifier)).encode(), digest_size=16)
+    found = hashlib.blake2b(json.dumps(preprocessing(classifier), allow_nan=False).encode(), digest_size=16)
     model, _ = load_checkpoint(
         classifier.name, classifier.revision
     )  # `classifier.model` holds products of some weights

@@ -36,7 +36,7 @@ def named(prediction: dict[str, Any]) -> str:
 
 
 def as_jsonl(row: Row) -> str:
-    return json.dumps(row) + "\n"
+    return json.dumps(row, allow_nan=False) + "\n"
 
 
 def as_csv(row: Row) -> str:
@@ -73,7 +73,10 @@ def writer_to(output: Path | None, form: str) -> Iterator[Callable[[Row], None]]
             yield lambda row: _append(file, _LINES[form](row))
     else:
         yield rows.append
-        write_text(output, json.dumps(rows, indent=2) + "\n" if form == "json" else "".join(map(as_table, rows)))
+        write_text(
+            output,
+            json.dumps(rows, indent=2, allow_nan=False) + "\n" if form == "json" else "".join(map(as_table, rows)),
+        )
 
 
 def write_text(output: Path | None, text: str) -> None:

@@ -204,7 +204,7 @@ def as_text(timeline: Timeline, segments: list[Segment], video: str, form: str) 
     """json, csv, srt (SubRip subtitles), or a table."""
     if form == "json":
         found = {"video": video, "duration": timeline.duration, "stride_seconds": timeline.stride_seconds}
-        return json.dumps({**found, "segments": [asdict(one) for one in segments]}, indent=2) + "\n"
+        return json.dumps({**found, "segments": [asdict(one) for one in segments]}, indent=2, allow_nan=False) + "\n"
     if form == "csv":
         text = io.StringIO()
         rows = [(f"{one.start:.3f}", f"{one.end:.3f}", csv_cell(one.label), f"{one.score:.6f}") for one in segments]
