@@ -18,6 +18,7 @@ from data_prep.errors import CommandLine, UserError, exit_cleanly
 from data_prep.lock import only_writer
 from data_prep.store import whole_directory, write_json
 from finetune.clips.batch import normalise
+from finetune.model.finite import check_answers
 from finetune.use.classifier import Classifier, load
 from finetune.use.export_example import example_script, preprocessing
 from finetune.use.exported import (
@@ -98,6 +99,7 @@ def measure(classifier: Classifier, path: Path, clips: torch.Tensor, to_int8: bo
             return logits
 
     expected, program = in_batches(model, clips), opened(path)
+    check_answers(expected, classifier.name)
     agreement = compare(expected, in_batches(program, clips))
     agreement.check(float(expected.abs().max()))
     programs = {"PyTorch": model, path.name: program}

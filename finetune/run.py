@@ -125,6 +125,7 @@ def learn_and_measure(
         with trainer.interruption.ending_at_once():
             with trainer.clock.running(folder.checkpoint):
                 learn(trainer, settings, splits, folder, start)
+            trainer.check_weights()
             trainer.save_model()
             views = Views.parse(settings.data.eval_views)
             return evaluate(trainer, splits, views), predict_unlabelled(trainer, splits, views)

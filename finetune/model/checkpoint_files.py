@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from data_prep.errors import UserError
 from data_prep.limits import is_plain_name
@@ -40,6 +44,29 @@ def check_files(folder: Path) -> None:
             f"{folder} holds an adapter beside the model ({_ADAPTER}), which is not read: merge it first "
             "(PEFT's merge_and_unload) and save the merged model."
         )
+
+
+def stored_types(path: str, find: Callable[[str], str | None]) -> dict[str, str]:
+    """Return the type of each weight in a file as safetensors names it (F32, BF16, I64, BOOL), or of all the files that
+    an index names; `find` gives the path of each. Reads no weights.
+    """
+    if path.endswith(".index.json"):
+        found: dict[str, str] = {}
+        for shard in {str(shard) for shard in _shards(Path(path)) if is_plain_name(shard)}:
+            found |= stored_types(find(shard) or "", find)
+        return found
+    if path.endswith(".safetensors"):
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return {key: entry["dtype"] for key, entry in header.items() if key != "__metadata__"}
+    if not path:
+        return {}
+    state = torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
+    return {
+        key: "F" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+        for key, tensor in state.items()
+        if isinstance(tensor, torch.Tensor)
+    }
 
 
 def _shards(index: Path) -> list[object]:

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, TimesformerConfig, TimesformerVi
 from data_prep.errors import UserError
 from finetune.model.checkpoint_files import check_files, refuse_own_code
 from finetune.model.embeddings import grid_of, pair, resize_positions, resize_times
+from finetune.model.finite import check_config, check_processor, check_types, check_weights
 from finetune.model.image_vit import HELP, State, extra_tokens, from_image_model
 from finetune.model.layer import FIRST_STEPS
 from finetune.model.modeling import TimesformerForVideoClassification
@@ -132,18 +133,23 @@ def named_source(name: str, wanted: ModelArguments) -> Source:
 def load_source(name: str, revision: str) -> Source:
     """A TimeSformer checkpoint as it is, or an image model as a TimeSformer of 8 frames. Raises `UserError`."""
     config = _load(AutoConfig, name, revision)
+    check_config(name, config)
     is_ours = config.model_type == "timesformer"
     # Never what a file asks for: it could name code to fetch. Every image model has eager attention.
     config._attn_implementation = "sdpa" if is_ours else "eager"
     if is_ours:
         state = _whole_state(name, revision, config)
         processor, _ = load_processor(name, revision, config, config.num_frames)
+        check_processor(name, processor)
         return Source(name, config, state, processor)
     if not all(hasattr(config, needed) for needed in ("image_size", "patch_size", "num_hidden_layers")):
         raise UserError(f"{name} is a {config.model_type} checkpoint. {HELP}.")
     image_model = _load(AutoModel, name, revision, config=config, dtype=torch.float32)
+    check_types(name, revision)
     target, state = from_image_model(name, image_model)
+    check_weights(name, state)
     processor, origin = load_processor(name, revision, config, target.num_frames)
+    check_processor(name, processor)
     without = "".join(f", without its {token}" for token in extra_tokens(image_model))
     notes = [
         ("image model", f"{config.model_type}: embeddings, attention within frames, MLP{without}"),
@@ -168,7 +174,10 @@ def _whole_state(name: str, revision: str, config: TimesformerConfig) -> State:
     for what, keys in wrong.items():
         if keys:
             raise UserError(f"{name} is not a whole TimeSformer checkpoint: {len(keys)} weights {what}, the first {keys[0]}.")  # fmt: skip
-    return {key: weight for key, weight in model.state_dict().items() if key not in info["missing_keys"]}
+    check_types(name, revision)
+    state = {key: weight for key, weight in model.state_dict().items() if key not in info["missing_keys"]}
+    check_weights(name, state)
+    return state
 
 
 def _load(cls: Any, name: str, revision: str, **kwargs: Any) -> Any:

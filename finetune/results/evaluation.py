@@ -12,6 +12,7 @@ from data_prep.errors import UserError
 from finetune.clips.clip import IGNORED, ClipMaker
 from finetune.clips.row_checks import has_labels
 from finetune.clips.views import Average, VideoViews, Views
+from finetune.model.finite import NotFinite
 from finetune.model.modeling import MULTI_LABEL
 from finetune.model.thresholds import label_thresholds
 from finetune.results.calibration import log_probabilities
@@ -27,6 +28,8 @@ from finetune.results.intervals import (
 from finetune.results.metrics import SCALARS, compute_all
 from finetune.results.multilabel_metrics import MULTILABEL_SCALARS, best_thresholds, compute_multilabel, sigmoid
 from finetune.results.scoring import Scored, Scorer
+
+_SMALLEST = np.finfo(np.float64).tiny  # whose logarithm is finite
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,7 @@ def evaluate_split(scorer: Scorer, maker: ClipMaker, rows: Dataset, split: str, 
     config = scorer.model.config
     names = [config.id2label[i] for i in range(config.num_labels)]
     labels = true_labels(rows, names, config.problem_type == MULTI_LABEL) if has_labels(rows) else None
-    scored = scorer.score(VideoViews(rows, maker, protocol.views))
-    if not scored.readable.any():
-        raise UserError(f"none of the {len(rows)} videos of {split} can be read any more.")
+    scored = _score(scorer, maker, rows, split, protocol)
     units, resampled = resampling_units(rows["group"] if "group" in rows.column_names else None, len(rows))
     thresholds = label_thresholds(config)
     averaged, view_scores = (_class_scores if thresholds is None else _label_scores)(scored, protocol.average)
@@ -136,6 +137,17 @@ def evaluate_split(scorer: Scorer, maker: ClipMaker, rows: Dataset, split: str, 
     )  # fmt: skip
 
 
+def _score(scorer: Scorer, maker: ClipMaker, rows: Dataset, split: str, protocol: Protocol) -> Scored:
+    """Raises `UserError` where no video can be read, and where the model answers one with NaN: that is no class."""
+    scored = scorer.score(VideoViews(rows, maker, protocol.views))
+    if not scored.readable.any():
+        raise UserError(f"none of the {len(rows)} videos of {split} can be read any more.")
+    wrong = np.flatnonzero(scored.readable & ~np.isfinite(scored.logits).all((1, 2)))
+    if len(wrong):
+        raise NotFinite(f"the scores of {len(wrong)} of {len(rows)} videos of {split} are NaN or infinite, the first of {rows[int(wrong[0])]['video_id']}: nothing was measured. Take an earlier checkpoint; where it was computed in float16, bfloat16 (--bf16) or float32.")  # fmt: skip
+    return scored
+
+
 def _measure(
     scored: Scored, averaged: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None
 ) -> tuple[dict[str, Any], Statistics]:
@@ -152,7 +164,7 @@ def _measure(
 def _class_scores(scored: Scored, average: Average) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities of each video `(videos, classes)`, probabilities of each view `(videos, views, classes)`."""
     of_views = np.exp(log_probabilities(scored.logits))
-    averaged = scored.logits.mean(1) if average == "logits" else np.log(of_views.mean(1))
+    averaged = scored.logits.mean(1) if average == "logits" else np.log(np.maximum(of_views.mean(1), _SMALLEST))
     return log_probabilities(averaged), of_views
 
 
@@ -194,9 +206,7 @@ def choose_thresholds(scorer: Scorer, maker: ClipMaker, validation: Dataset, pro
     config = scorer.model.config
     names = [config.id2label[i] for i in range(config.num_labels)]
     labels = true_labels(validation, names, multi_label=True)
-    scored = scorer.score(VideoViews(validation, maker, protocol.views))
-    if not scored.readable.any():
-        raise UserError(f"none of the {len(validation)} videos of validation can be read any more.")
+    scored = _score(scorer, maker, validation, "validation", protocol)
     scores, _ = _label_scores(scored, protocol.average)
     config.label_thresholds = best_thresholds(scores[scored.readable], labels[scored.readable]).tolist()
 

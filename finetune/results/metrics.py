@@ -10,6 +10,7 @@ import numpy as np
 from transformers import EvalPrediction
 
 from data_prep.errors import UserError
+from finetune.model.finite import NotFinite
 from finetune.results.calibration import expected_calibration_error, log_probabilities, negative_log_likelihood
 from finetune.results.counts import class_averages, per_class_scores, top_k_right
 from finetune.results.multilabel_metrics import MULTILABEL_SCALARS, compute_multilabel, sigmoid
@@ -73,7 +74,7 @@ def compute_all(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """The Trainer's hook: the scalars only, since matrices would reach the loggers. Raises `UserError` where no video
-    could be read.
+    could be read, and `NotFinite` where the model answers with no numbers.
 
     Its `loss` replaces the Trainer's own, a mean over batches: of several processes that one counts the videos twice
     which fill up the last batches. Labels `(videos, classes)` of 0 and 1 are of several labels per video, thresholds
@@ -82,6 +83,8 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     logits, labels = prediction.predictions, prediction.label_ids
     if (labels < 0).all():
         raise UserError(f"none of the {len(labels)} videos of validation can be read any more.")
+    if wrong := int((~np.isfinite(logits)).any(-1).sum()):
+        raise NotFinite(f"the scores of {wrong} of {len(logits)} validation videos are NaN or infinite")
     several = labels.ndim == 2
     computed = compute_multilabel(sigmoid(logits), labels) if several else compute_all(logits, labels)
     return {"loss" if name == "nll" else name: computed[name] for name in (MULTILABEL_SCALARS if several else SCALARS)}

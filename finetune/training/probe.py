@@ -10,6 +10,7 @@ from torch import nn
 
 from finetune.clips.clip import IGNORED, Clips
 from finetune.clips.dataset import Splits
+from finetune.model.finite import NotFinite
 from finetune.results.intervals import resampling_units
 from finetune.training.losses import Loss, as_targets
 from finetune.training.trainer import VideoTrainer
@@ -41,7 +42,7 @@ def train_head(trainer: VideoTrainer, splits: Splits) -> torch.Tensor:
         for penalty in _PENALTIES
     ]
     means = [float(loss.mean()) for loss in losses]
-    chosen = int(np.argmin(means)) if len(losses[0]) else len(_PENALTIES) // 2
+    chosen = int(np.argmin(np.nan_to_num(means, nan=np.inf))) if len(losses[0]) else len(_PENALTIES) // 2
     if trainer.is_world_process_zero():
         where = "validation" if splits.validation else f"{len(rounds)}-fold"
         for i, (penalty, loss) in enumerate(zip(_PENALTIES, means)):
@@ -79,10 +80,13 @@ def features(trainer: VideoTrainer, clips: Clips) -> tuple[torch.Tensor, torch.T
         inputs = trainer._prepare_inputs(inputs)
         output: Any = model.timesformer(inputs["pixel_values"], class_only=True)
         found = output[0][:, 0].float(), as_targets(inputs["labels"], model.config.num_labels)
-        for known, part in zip((tokens, targets), trainer.accelerator.gather_for_metrics(found)):
-            known.append(part.cpu())
+        for kept, part in zip((tokens, targets), trainer.accelerator.gather_for_metrics(found)):
+            kept.append(part.cpu())
     readable = (torch.cat(targets) != IGNORED).all(1)
-    return torch.cat(tokens)[readable], torch.cat(targets)[readable], readable
+    known = torch.cat(tokens)[readable]
+    if wrong := int((~known.isfinite()).any(1).sum()):
+        raise NotFinite(f"the features of {wrong} of {len(known)} videos are NaN or infinite: no head learns from them. Start from another checkpoint; where they are computed in float16, --bf16 true in place of --fp16.")  # fmt: skip
+    return known, torch.cat(targets)[readable], readable
 
 
 def fit(tokens: torch.Tensor, targets: torch.Tensor, penalty: float, loss: Loss) -> nn.Linear:

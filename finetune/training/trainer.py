@@ -21,9 +21,11 @@ from finetune.clips.batch import normalise
 from finetune.clips.clip import IGNORED, Clips
 from finetune.clips.stream import StreamedClips, steps_per_pass
 from finetune.clips.watch import Pace, wait_remedy
+from finetune.model.finite import NotFinite
 from finetune.model.modeling import MULTI_LABEL
 from finetune.settings.learning import LearningArguments
 from finetune.training.clock import TrainingClock
+from finetune.training.divergence import Diverged, Divergence, diverged, spoiled_weights
 from finetune.training.ema import MovingAverage
 from finetune.training.first_batch import plot_batch
 from finetune.training.interruption import Interruption
@@ -34,6 +36,7 @@ from finetune.training.sampler import VideoSampler
 from finetune.training.saving import SavingTrainer
 
 _WAIT_WARNING = 0.1  # share of the time
+_CHECKED_STEPS = 10  # on an accelerator, which a check waits for: how often it is looked for divergence at least
 
 
 class VideoTrainer(SavingTrainer):
@@ -54,7 +57,7 @@ class VideoTrainer(SavingTrainer):
     ):
         self.learning, self.pace, self.store = learning or LearningArguments(), Pace(), store
         self.unreadable: dict[str, str] = {}
-        self.interruption, self.clock = Interruption(), TrainingClock()
+        self.interruption, self.clock, self.divergence = Interruption(), TrainingClock(), Divergence()
         self._warned = self._pictured = False
         self.batch_of_step = 0  # of the optimizer step under way
         self.sampler: VideoSampler | None = None
@@ -167,6 +170,48 @@ class VideoTrainer(SavingTrainer):
             self.average.load(self.average.weights)
         return output
 
+    # Divergence
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.divergence.note("loss", loss, self.state.global_step + 1)
+        return loss
+
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        """Before anything is logged, evaluated or saved, that it is worth it."""
+        step, control = self.state.global_step, self.control
+        if self.accelerator.scaler is not None:
+            self.divergence.note_scaled(self.accelerator.optimizer_step_was_skipped, step)
+        elif grad_norm is not None:
+            self.divergence.note("gradient", grad_norm, step)
+        uses_weights = control.should_evaluate or control.should_save or control.should_training_stop
+        alone_on_cpu = self.args.device.type == "cpu" and self.args.world_size == 1
+        if uses_weights or control.should_log or alone_on_cpu or step % _CHECKED_STEPS == 0:
+            self._check_steps()
+        if uses_weights:
+            self.check_weights()
+        try:
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+        except NotFinite as error:
+            raise self._diverged(str(error), step) from error
+
+    def _check_steps(self) -> None:
+        found = self.divergence.first(self.args.device, self.args.world_size)
+        if found is not None:
+            step, kind = found
+            raise self._diverged(f"the {kind} is NaN or infinite", step)
+
+    def check_weights(self) -> None:
+        """Raises `UserError` where the model or its moving average holds NaN or infinite numbers. For all processes."""
+        averages = {} if self.average is None else self.average.weights
+        weights = (*self.model.named_parameters(), *averages.items())
+        wrong = spoiled_weights(weights, self.args.device, self.args.world_size)
+        if wrong is not None:
+            raise self._diverged(wrong, self.state.global_step)
+
+    def _diverged(self, what: str, step: int) -> Diverged:
+        return diverged(what, step, self.state.max_steps, self.args, bool(self.learning.lora_rank))
+
     def _determine_best_metric(self, *args: Any, **kwargs: Any) -> bool:
         """Of --save_strategy best it decides whether is saved; a run that is told to stop is, whatever it measures."""
         return bool(super()._determine_best_metric(*args, **kwargs)) or self.interruption.stopping
@@ -243,6 +288,8 @@ class VideoTrainer(SavingTrainer):
             clips = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             logs |= self.pace.take(clips, self.state.max_steps - self.state.global_step)
             self._warn_of_waiting(logs.get("data_wait", 0))
+        if not math.isfinite(logs.get("grad_norm", 0)):  # of a step that float16's scaler left out
+            del logs["grad_norm"]
         super().log(logs, *args, **kwargs)
 
     def _warn_of_waiting(self, share: float) -> None:

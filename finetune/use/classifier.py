@@ -19,6 +19,7 @@ from finetune.clips.batch import ClipTransform, normalise
 from finetune.clips.sampling import Sampling
 from finetune.clips.views import AVERAGES, Average, Views, spatial_crops
 from finetune.model.attention import StepDense, is_plain_linear
+from finetune.model.finite import check_answers
 from finetune.model.layer import TimesformerLayer
 from finetune.model.modeling import MULTI_LABEL, TimesformerForVideoClassification, probabilities
 from finetune.model.thresholds import label_thresholds
@@ -131,7 +132,8 @@ class Classifier:
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), self._precision():
             values = normalise(pixels.to(self.model.device), self.processor)
-            return self.model(pixel_values=values).logits.float().cpu()
+            logits = self.model(pixel_values=values).logits.float().cpu()
+        return check_answers(logits, self.name, self.dtype)
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         return probabilities(logits, self.model.config)
