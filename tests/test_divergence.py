@@ -54,7 +54,7 @@ def test_weights_that_overflow_are_not_saved_and_the_last_good_checkpoint_stays(
         json.loads(path.read_text(), parse_constant=strict)
     with pytest.raises(UserError):
         check_finished(out)
-    main(options(bars_dataset, str(good), tmp_path / "again", "--learning_rate", "1e-4", "--max_steps", "1"))
+    main(options(bars_dataset, str(good), tmp_path / "again", "--learning_rate", "1e-4", "--warmup_steps", "0"))
 
 
 @pytest.mark.parametrize(

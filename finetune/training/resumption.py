@@ -198,4 +198,4 @@ def _listed(changes: dict[str, tuple[Any, Any]]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, allow_nan=False)
