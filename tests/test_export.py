@@ -81,6 +81,13 @@ def test_an_onnx_program_of_each_other_sampling(
     check_example(checkpoint, tmp_path / "out", video, turned(video, (0, 1, 1, 0)))
 
 
+def test_preprocessing_has_the_steps_that_the_processor_has(random_checkpoint: str) -> None:
+    classifier = load(random_checkpoint)
+    classifier.processor.do_normalize = classifier.processor.do_rescale = False
+    found = preprocessing(classifier)
+    assert (found["rescale"], found["mean"], found["std"]) == (1.0, [0.0] * 3, [1.0] * 3)
+
+
 def test_the_example_stays_short(random_checkpoint: str) -> None:
     lines = example_script(load(random_checkpoint, "cpu"), "model.onnx").splitlines()
     assert len([line for line in lines if line and not line.startswith(('"""', "import ", "from "))]) <= 21

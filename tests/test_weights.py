@@ -124,6 +124,59 @@ def test_an_old_image_processors_numbers_are_taken_over(checkpoint: Path, mean: 
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1.01 / 255 / 0.225)
 
 
+@pytest.mark.parametrize("kind", [TimesformerVideoProcessor, VideoMAEImageProcessor])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"do_normalize": False}, {"do_rescale": False}, {"do_rescale": False, "do_normalize": False},
+        {"rescale_factor": 1 / 127.5}, {"do_normalize": False, "image_mean": None, "image_std": None},
+        {"do_center_crop": False, "size": {"height": 48, "width": 48}, "crop_size": {"height": 40, "width": 40}},
+    ],
+)  # fmt: skip
+def test_steps_that_a_processor_leaves_out_are_left_out(checkpoint: Path, kind: Any, flags: dict[str, Any]) -> None:
+    """Pixels, so logits, are those of transformers' own processor; also after it was adapted and saved."""
+    (checkpoint / "video_preprocessor_config.json").unlink()
+    settings = {"size": {"shortest_edge": 56}, "crop_size": {"height": 48, "width": 48}, "image_mean": [0.45] * 3, "image_std": [0.225] * 3}  # fmt: skip
+    own = kind(**{**settings, **flags})
+    own.save_pretrained(checkpoint)
+    frames = np.random.default_rng(0).integers(0, 256, (8, 60, 80, 3), dtype=np.uint8)
+    clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    if kind is VideoMAEImageProcessor:
+        theirs = own(list(frames), return_tensors="pt")["pixel_values"][0]
+    else:
+        theirs = own(clip, do_sample_frames=False, return_tensors="pt")["pixel_values"][0]
+    _, processor = load_checkpoint(str(checkpoint))
+    (checkpoint / "preprocessor_config.json").unlink(missing_ok=True)
+    processor.save_pretrained(checkpoint)
+    for one in (processor, load_start(wanted(checkpoint), ["a", "b", "c"]).processor):
+        ours = normalise(ClipTransform(one).evaluate(clip), one)
+        step = (own.rescale_factor if own.do_rescale else 1.0) / (0.225 if own.do_normalize else 1.0)
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=0, atol=1.01 * step)
+        torch.testing.assert_close(ours.float().mean(), theirs.float().mean(), rtol=1e-2, atol=0.05 * step)
+
+
+@pytest.mark.parametrize("flag", ["do_resize", "do_center_crop"])
+def test_a_processor_that_gives_clips_of_all_shapes_is_refused(checkpoint: Path, flag: str) -> None:
+    path = checkpoint / "video_preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), flag: False}))
+    with pytest.raises(UserError, match=f"{flag} false"):
+        load_checkpoint(str(checkpoint))
+
+
+def test_of_two_processors_the_one_for_videos_counts(checkpoint: Path) -> None:
+    VideoMAEImageProcessor(image_mean=[0.1] * 3, do_normalize=False).save_pretrained(checkpoint)
+    processor = load_checkpoint(str(checkpoint))[1]
+    assert processor.do_normalize and list(processor.image_mean) != [0.1] * 3
+
+
+def test_a_mean_that_is_asked_for_is_used_where_the_processor_normalised_nothing(checkpoint: Path) -> None:
+    path = checkpoint / "video_preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_normalize": False, "do_rescale": False}))
+    start = load_start(wanted(checkpoint, image_mean=[0.4] * 3, image_std=[0.2] * 3), ["a", "b", "c"])
+    pixels = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8)
+    torch.testing.assert_close(normalise(pixels, start.processor), torch.full((1, 3, 4, 4), 0.6 / 0.2))
+
+
 def test_a_checkpoint_without_a_head_is_no_classifier_but_a_start(checkpoint: Path) -> None:
     model = TimesformerForVideoClassification.from_pretrained(checkpoint)
     model.timesformer.save_pretrained(checkpoint)

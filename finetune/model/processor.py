@@ -52,8 +52,13 @@ def load_processor(
                 reason = str(error).strip().splitlines()[0]
                 raise UserError(f"{name} has no processor that can be loaded ({reason}): save it with its video_preprocessor_config.json.") from error  # fmt: skip
             return _processor_of_family(config, num_frames)
-    size = {key: value for key, value in dict(own.size).items() if value is not None}
+    size = {key: value for key, value in dict(own.size or {}).items() if value is not None}
     crop = dict(own.crop_size or {})
+    _refuse_what_is_not_done(name, own)
+    if config.model_type == "timesformer" and not getattr(own, "do_center_crop", False):
+        if "shortest_edge" in size:
+            raise UserError(f"{name}: the processor resizes the short side and has do_center_crop false, so clips would be of all shapes. Save it with do_center_crop true and its crop_size.")  # fmt: skip
+        crop = {}
     height = crop.get("height") or size.get("height") or pair(config.image_size)[0]
     width = crop.get("width") or size.get("width") or pair(config.image_size)[1]
     if config.model_type != "timesformer" and "shortest_edge" not in size:
@@ -62,11 +67,28 @@ def load_processor(
     return _like(own, (height, width), size, num_frames), "the checkpoint's"
 
 
+def _refuse_what_is_not_done(name: str, own: Any) -> None:
+    """Raise `UserError` for steps of a processor that a clip of one size, cut from videos of all sizes, cannot go through."""
+    if not getattr(own, "do_resize", True):
+        raise UserError(f"{name}: the processor has do_resize false, so it takes videos of one size only. Save it with do_resize true and that size.")  # fmt: skip
+    for step in ("do_flip_channel_order", "do_pad", "offset"):
+        if getattr(own, step, None):
+            raise UserError(f"{name}: the processor has {step} true, which is not done here. Save it without, or give a checkpoint with a TimesformerVideoProcessor.")  # fmt: skip
+
+
 def _like(own: Any, crop: Size, size: dict[str, int], num_frames: int) -> TimesformerVideoProcessor:
     """A video processor with the numbers of `own`, of whichever kind, but for its clips."""
-    processor = make_processor(crop, size, num_frames, list(own.image_mean), list(own.image_std))
+    processor = make_processor(crop, size, num_frames, _of_channels(own.image_mean, 0.0), _of_channels(own.image_std, 1.0))  # fmt: skip
     processor.resample, processor.rescale_factor = own.resample, own.rescale_factor
+    processor.do_rescale, processor.do_normalize = bool(own.do_rescale), bool(own.do_normalize)
     return processor
+
+
+def _of_channels(value: Any, neutral: float) -> list[float]:
+    """Three numbers, as a processor may also give by one; `neutral` ones where it has none, since it normalises nothing."""
+    if value is None:
+        return [neutral] * 3
+    return list(value) if isinstance(value, (list, tuple)) else [value] * 3
 
 
 def _processor_of_family(config: PreTrainedConfig, num_frames: int) -> tuple[TimesformerVideoProcessor, str]:
@@ -80,8 +102,12 @@ def _processor_of_family(config: PreTrainedConfig, num_frames: int) -> tuple[Tim
 def renormalised(
     own: TimesformerVideoProcessor, mean: list[float] | None, std: list[float] | None
 ) -> TimesformerVideoProcessor:
-    """The same with another mean and standard deviation, where they are given."""
-    own.image_mean, own.image_std = list(mean or own.image_mean), list(std or own.image_std)
+    """The same with another mean and standard deviation, of values from 0 to 1, where they are given."""
+    if not own.do_rescale:
+        own.do_rescale, own.rescale_factor = True, 1 / 255
+    own.do_normalize = True
+    # Tuples, as a processor that is loaded has them: it keeps what it computed by them, which lists cannot name.
+    own.image_mean, own.image_std = tuple(mean or own.image_mean), tuple(std or own.image_std)
     return own
 
 

@@ -75,7 +75,9 @@ def load_start(wanted: ModelArguments, labels: list[str]) -> Start:
     has_new_head = fit_head(source, labels, wanted.new_head)
     if wanted.image_mean or wanted.image_std:
         source.processor = renormalised(source.processor, wanted.image_mean, wanted.image_std)
-        source.notes.append(("mean and std", f"{source.processor.image_mean}, {source.processor.image_std}: asked for"))
+        source.notes.append(
+            ("mean and std", f"{list(source.processor.image_mean)}, {list(source.processor.image_std)}: asked for")
+        )
     model = build_model(source, wanted.attn_implementation)
     model.regularize(wanted.drop_path_rate, wanted.head_dropout)
     rows = [("weights", name), *source.notes]

@@ -67,9 +67,9 @@ def preprocessing(classifier: Classifier) -> dict[str, Any]:
         "resize": {key: value for key, value in dict(own.size).items() if value is not None},
         "resample": int(own.resample),  # as Pillow numbers them: 2 bilinear, 3 bicubic, with antialiasing
         "crop": {"height": own.crop_size["height"], "width": own.crop_size["width"]},
-        "rescale": own.rescale_factor,
-        "mean": list(own.image_mean),
-        "std": list(own.image_std),
+        "rescale": own.rescale_factor if own.do_rescale else 1.0,
+        "mean": list(own.image_mean) if own.do_normalize else [0.0] * 3,
+        "std": list(own.image_std) if own.do_normalize else [1.0] * 3,
         "channels": "RGB",
         "layout": "batch, num_frames, channels, height, width; float32",
         "scores": "sigmoid" if classifier.is_multi_label else "softmax",
