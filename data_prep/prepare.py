@@ -15,6 +15,7 @@ from data_prep.checksums import checksums
 from data_prep.collection import Collection, Known, collect, name_classes, relate
 from data_prep.engine import scan_all, write_files
 from data_prep.errors import UserError
+from data_prep.format_version import stamp
 from data_prep.labeled import Found
 from data_prep.layouts import find_videos
 from data_prep.layouts.source import shown
@@ -98,6 +99,7 @@ def facts_of_run(
 ) -> dict[str, Any]:
     """What `summary.json` says beside what was found: settings, and what the next run compares with its own."""
     return {
+        **stamp(),
         "dataset": Path(options.dataset).name,
         "store": options.store,
         "files": [split for split in SPLITS if split in split_of] or ["train"],

@@ -19,6 +19,7 @@ from datasets import DatasetInfo, Features
 
 from data_prep.checksums import are_checksums
 from data_prep.errors import UserError
+from data_prep.format_version import check_format
 from data_prep.limits import is_plain_name
 from data_prep.parquet import Place, Rows, parquet_file
 from data_prep.scan import Scanned
@@ -226,6 +227,7 @@ def _check_inside(directory: Path) -> None:
 def open_dataset(directory: Path) -> datasets.DatasetDict:
     """A dataset that data_prep wrote. Raises `UserError` where it does not open."""
     _check_inside(directory)
+    check_format(str(directory), read_json(str(directory / SUMMARY)))
     try:
         return datasets.load_from_disk(str(directory))
     except (OSError, ValueError) as error:

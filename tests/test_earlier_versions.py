@@ -7,7 +7,7 @@ import json
 import runpy
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from machine import kind_of_machine
 from safetensors.torch import load_file
 
 from data_prep.errors import UserError
+from data_prep.format_version import FORMAT_VERSION, stamp
 from data_prep.labeled import LabeledVideo
 from data_prep.prepare import main as data_prep
 from data_prep.store import earlier_splits
@@ -217,3 +218,38 @@ def test_an_exported_model_runs(
     }
     expected = {one["label"]: one["score"] for one in answers["videos/up/1.mp4"]}
     assert {label: float(score.rstrip("%")) / 100 for label, score in printed.items()} == pytest.approx(expected, abs=2e-3)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        ("embedded/summary.json", lambda: load_splits("embedded", need_validation=True)),
+        ("embedded/summary.json", lambda: earlier_splits(Path("embedded"))),
+        ("stopped/unfinished.json", lambda: train(json.loads(Path("stopped/unfinished.json").read_text())["argv"])),
+        ("answers.jsonl.settings.json", lambda: predict(["finished", "videos", "--output", "answers.jsonl"])),
+    ],
+)
+def test_what_a_later_version_wrote_says_which_version_reads_it(
+    earlier: Path, path: str, command: Callable[[], object]
+) -> None:
+    document = json.loads(Path(path).read_text())
+    assert stamp().keys() - document.keys() == stamp().keys(), "written before there was such a number"
+    later = {"format_version": FORMAT_VERSION + 1, "written_by": "9.1.0"}
+    Path(path).write_text(json.dumps({**document, **later}))
+    kept = {name: name.read_bytes() for name in earlier.rglob("*") if name.is_file()}
+    with pytest.raises(UserError, match=r"written by version 9\.1\.0 .* use version 9\.1\.0 or a later one"):
+        command()
+    assert {name: name.read_bytes() for name in earlier.rglob("*") if name.is_file()} == kept
+    Path(path).write_text(json.dumps({**document, **stamp()}))
+    if path.startswith("embedded"):
+        command()
+
+
+def test_what_is_written_says_its_format(earlier: Path) -> None:
+    videos = sorted(map(str, Path("videos").glob("*/*.mp4")))
+    command = ["finished", *videos[:2], "--output", "new.jsonl", "--device", "cpu", "--num_workers", "0"]
+    predict(command)
+    data_prep(["videos", "new", *SPLITS])
+    for path in ("new.jsonl.settings.json", "new/summary.json"):
+        assert json.loads(Path(path).read_text())["format_version"] == FORMAT_VERSION
+    assert predict(command) == [], "it goes on"

@@ -19,6 +19,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Video
 
 from data_prep.child import ending_with_us
 from data_prep.errors import UserError
+from data_prep.format_version import check_format
 from data_prep.lock import one_after_the_other
 from data_prep.schema import REQUIRED_COLUMNS, SPLITS, STORE_COLUMN
 from data_prep.store import SUMMARY, is_url, open_dataset, read_json
@@ -107,6 +108,7 @@ def stream_splits(dataset_name: str, need_validation: bool) -> Splits:
     base, summary = dataset_name, {}
     if is_url(dataset_name):
         summary = read_json(f"{dataset_name}/{SUMMARY}")
+        check_format(dataset_name, summary)
     elif not Path(dataset_name).is_dir():
         base = f"hf://datasets/{dataset_name}"
     try:
@@ -157,6 +159,7 @@ def _open_url(url: str) -> tuple[DatasetDict, dict[str, Any]]:
     try:
         with fsspec.open(f"{url}/{SUMMARY}", "r", encoding="utf-8") as file:
             facts = json.load(file)
+        check_format(url, facts)
         files = {split: f"{url}/data/{split}-*.parquet" for split in facts["files"]}
         return datasets.load_dataset("parquet", data_files=files), facts
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
+from data_prep.format_version import check_format, stamp
 from finetune.results.output import write_json
 from finetune.settings.arguments import Settings
 from finetune.training.checkpoints import checkpoint_to_resume, complete_checkpoints, step_of
@@ -51,6 +52,7 @@ class RunFolder:
             unfinished: dict[str, Any] = json.loads((self.path / UNFINISHED).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+        check_format(str(self.path), unfinished)
         return unfinished if unfinished["argv"] == self.argv else {}
 
     def _same_command_unfinished(self) -> bool:
@@ -120,4 +122,4 @@ class RunFolder:
 
     def _mark(self, stopped: bool) -> None:
         trained = {"trained": True} if self.is_trained else {}
-        write_json(self.path / UNFINISHED, {"argv": self.argv, "stopped": stopped, **trained})
+        write_json(self.path / UNFINISHED, {"argv": self.argv, "stopped": stopped, **trained, **stamp()})

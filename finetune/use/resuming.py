@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError
+from data_prep.format_version import STAMP_KEYS, check_format, stamp
 from finetune.results.output import write_json
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def digest(classifier: Classifier) -> str:
 
 def begin(output: Path, settings: Settings) -> None:
     """Says beside an output what it is about to be written with."""
-    write_json(_beside(output), settings)
+    write_json(_beside(output), {**settings, **stamp()})
 
 
 def check_same(output: Path, settings: Settings) -> None:
@@ -53,7 +54,10 @@ def check_same(output: Path, settings: Settings) -> None:
         begun = json.loads(_beside(output).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         begun = None
-    if not isinstance(begun, dict) or begun.keys() != settings.keys():
+    if not isinstance(begun, dict):
+        raise not_ours(output)
+    check_format(str(output), begun)
+    if begun.keys() - STAMP_KEYS != settings.keys():
         raise not_ours(output)
     for name, value in settings.items():
         if begun[name] != value:
