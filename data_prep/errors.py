@@ -8,6 +8,7 @@ import functools
 import io
 import json
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -16,6 +17,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
+
+from data_prep.sigterm import Interrupted, is_listening
+
+_CHILDREN_SECONDS = 2.0  # to end when they are told to
 
 
 class UserError(Exception):
@@ -66,12 +71,13 @@ def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:
     """Wraps `main` for the shell: 0 when it returns, 2 and one line on stderr for a `UserError`.
 
     So do a full disk and a missing permission. Any other exception passes through with its traceback: it is a bug of
-    ours. A SIGTERM, as batch schedulers send it, unwinds like an exit, so that nothing half-written stays.
+    ours. A SIGTERM, as batch schedulers send it, unwinds like an exit, so that nothing half-written stays; a command that
+    can go on later ends with 75 (`data_prep.sigterm`). No process that it started outlives it.
     """
 
     @functools.wraps(main)
     def command(*args: Any, **kwargs: Any) -> int:
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and not is_listening():
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         for stream in (sys.stdout, sys.stderr):  # a label must not fail a run because a terminal cannot show it
             if isinstance(stream, io.TextIOWrapper):
@@ -82,23 +88,41 @@ def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:
         except BrokenPipeError:  # whoever read our output has enough; what is left in the buffer goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
-        except (UserError, OSError) as error:
+        except (UserError, OSError, Interrupted) as error:
             if isinstance(error, OSError) and error.errno not in _NOT_OUR_FAULT:
                 raise
             # Every process of a distributed run meets the same error: one of them says it.
             if os.environ.get("RANK", "0") == "0":
-                print(f"error: {_message(error)}", file=sys.stderr)
+                print(f"error: {_message(error)}", file=sys.stderr, flush=True)
             _tell_launcher(_message(error))
-            return error.exit_code if isinstance(error, UserError) else 2
+            return 2 if isinstance(error, OSError) else error.exit_code
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        finally:
+            _end_children()
         return 0
 
     return command
 
 
-def _message(error: UserError | OSError) -> str:
+def _end_children() -> None:
+    """End the processes that read for this one: an error may leave them at work, and at exit Python waits for each."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    deadline = time.monotonic() + _CHILDREN_SECONDS
+    for child in children:
+        child.join(max(0.0, deadline - time.monotonic()))
+    children = [child for child in children if child.is_alive()]
+    if children:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes this for an error of its own
+        for child in children:
+            child.kill()
+            child.join(_CHILDREN_SECONDS)
+
+
+def _message(error: UserError | OSError | Interrupted) -> str:
     """The error's own line: from a loader's worker, torch passes it on with the worker's traceback around it."""
     if isinstance(error, OSError):
         return printable(f"{error.strerror}: {error.filename or 'while writing'}")

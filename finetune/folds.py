@@ -6,12 +6,20 @@ The same command goes on where it was stopped: finished folds are kept.
 
 from __future__ import annotations
 
+import sys
+
+from data_prep.sigterm import Interrupted, listen, on_sigterm
+
+if __name__ == "__main__":
+    listen()  # before what takes seconds to import
+
 import argparse
 import json
 import shlex
 import signal
 import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +34,7 @@ from finetune.results.intervals import NUM_RESAMPLES, bootstrap, resampling_unit
 from finetune.results.output import write_json
 from finetune.results.predictions import read_predictions
 from finetune.settings.arguments import parse_arguments
+from finetune.training.run_folder import UNFINISHED
 
 _COMMAND = "folds_command.json"
 
@@ -40,39 +49,63 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise UserError("--test_fold is what finetune.folds sets, to each fold in turn: leave it out.")
     if settings.training.push_to_hub:
         raise UserError("--push_to_hub would push every fold's model to one place: leave it out, and push the run you choose.")  # fmt: skip
-    num_folds = count_folds(settings.data.dataset_name)
     output_dir = Path(settings.training.output_dir)
     with only_writer(("--output_dir", output_dir)):
-        return run_folds(output_dir, num_folds, shlex.split(options.launcher), run_argv)
+        return run_folds(output_dir, settings.data.dataset_name, shlex.split(options.launcher), run_argv)
 
 
-def run_folds(output_dir: Path, num_folds: int, launcher: list[str], run_argv: list[str]) -> dict[str, Any]:
+def run_folds(output_dir: Path, dataset_name: str, launcher: list[str], run_argv: list[str]) -> dict[str, Any]:
     """Train and test on every fold that is not finished, and write what all say together."""
-    begin(output_dir, run_argv)
-    folders = [output_dir / f"fold_{fold}" for fold in range(num_folds)]
-    for fold, folder in enumerate(folders):
-        run_fold(launcher, run_argv, fold, folder)
-    found = summarise(folders)
-    write_json(output_dir / "folds.json", found)
-    if "confusion_matrix" in found:
-        title = f"{found['num_videos']} videos, each when its fold was tested"
-        plot_confusion(np.array(found["confusion_matrix"]), found["labels"], title, output_dir / "confusion_matrix.png")
+    check(output_dir, run_argv)
+    with resumable(output_dir, run_argv):
+        num_folds = count_folds(dataset_name)
+        begin(output_dir, run_argv)
+        folders = [output_dir / f"fold_{fold}" for fold in range(num_folds)]
+        for fold, folder in enumerate(folders):
+            run_fold(launcher, run_argv, fold, folder)
+        found = summarise(folders)
+        write_json(output_dir / "folds.json", found)
+        if "confusion_matrix" in found:
+            title = f"{found['num_videos']} videos, each when its fold was tested"
+            plot_confusion(np.array(found["confusion_matrix"]), found["labels"], title, output_dir / "confusion_matrix.png")  # fmt: skip
     print(in_words(found, output_dir))
     return found
 
 
-def begin(output_dir: Path, run_argv: list[str]) -> None:
-    """Makes the directory. Raises `UserError` where it holds something else, or folds of another command."""
+def check(output_dir: Path, run_argv: list[str]) -> None:
+    """Raises `UserError` where the directory holds something else, or folds of another command."""
     command = output_dir / _COMMAND
     if command.is_file():
         earlier = json.loads(command.read_text(encoding="utf-8"))
         if earlier != run_argv:
             raise UserError(f"--output_dir {output_dir} holds folds of another command ({printable(shlex.join(earlier))}): give the same one, or choose another directory.")  # fmt: skip
-        return
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+    elif output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise UserError(f"--output_dir {output_dir} exists and holds no folds: choose another directory.")
+
+
+def begin(output_dir: Path, run_argv: list[str]) -> None:
+    """Makes the directory, which says whose folds it holds."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(command, run_argv)
+    write_json(output_dir / _COMMAND, run_argv)
+
+
+@contextmanager
+def resumable(output_dir: Path, run_argv: list[str]) -> Iterator[None]:
+    """SIGTERM ends what is done here, and the directory says so, as that of a run does (`RunFolder.resumable`)."""
+    mark = output_dir / UNFINISHED
+
+    def stop() -> None:
+        raise Interrupted("stopped by SIGTERM. Not all folds are finished: the same command goes on.")
+
+    try:
+        with on_sigterm(stop):
+            yield
+            mark.unlink(missing_ok=True)
+    except (Interrupted, SystemExit):
+        with suppress(OSError):  # a place that cannot be written
+            begin(output_dir, run_argv)
+            write_json(mark, {"argv": run_argv, "stopped": True})
+        raise
 
 
 def run_fold(launcher: list[str], run_argv: list[str], fold: int, folder: Path) -> None:
@@ -89,6 +122,8 @@ def run_fold(launcher: list[str], run_argv: list[str], fold: int, folder: Path) 
         except BaseException:  # told to stop: so is the run, which saves where it is
             run.terminate()
             raise
+    if code in (Interrupted.exit_code, -signal.SIGTERM, 128 + signal.SIGTERM):
+        raise Interrupted(f"fold {fold} was stopped by SIGTERM. Not all folds are finished: the same command goes on.")
     if code != 0:
         raise UserError(f"fold {fold} ended with code {code}: see its message above. The same command goes on from there.")  # fmt: skip
 

@@ -16,6 +16,11 @@ from pathlib import Path
 if sys.path and os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
     sys.path.pop(0)
 
+from data_prep.sigterm import listen
+
+if __name__ == "__main__":
+    listen()  # before what takes seconds to import
+
 import torch
 from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
@@ -53,7 +58,6 @@ from finetune.sharing.contract import measured_clips
 from finetune.sharing.report import evaluate, predict_unlabelled, print_next_commands, write_report
 from finetune.training.adapters import choose_what_learns, merge_lora
 from finetune.training.checkpoints import steps_done
-from finetune.training.interruption import Interrupted, Interruption
 from finetune.training.optimizer import accumulation_for
 from finetune.training.probe import train_head
 from finetune.training.resumption import settle_resumption
@@ -70,10 +74,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     settings = parse_arguments(argv)
     with only_run_in(settings.training):
         folder = RunFolder(settings, argv)
-        check_before_work(settings, folder)
-        if folder.is_trained:
-            return share_again(settings, folder)
-        return train_and_share(settings, folder, argv, started)
+        if settings.training.process_index == 0:
+            folder.check([settings.data.dataset_name, settings.model.model_name_or_path])
+        with folder.resumable():
+            check_push(settings)
+            if folder.is_trained:
+                return share_again(settings, folder)
+            return train_and_share(settings, folder, argv, started)
 
 
 def train_and_share(settings: Settings, folder: RunFolder, argv: list[str], started: float) -> dict[str, float]:
@@ -96,6 +103,7 @@ def train_and_share(settings: Settings, folder: RunFolder, argv: list[str], star
     trainer.check_warmup()
     if earlier:
         settings = settle_resumption(earlier, settings, trainer)
+        trainer.check_resumed_optimizer(earlier.checkpoint)
     if trainer.is_world_process_zero():
         folder.begin(settings)
     with naming_videos(watch):
@@ -117,32 +125,18 @@ def train_and_share(settings: Settings, folder: RunFolder, argv: list[str], star
 def learn_and_measure(
     trainer: VideoTrainer, settings: Settings, splits: Splits, folder: RunFolder, start: Start
 ) -> tuple[Evaluation | None, Evaluation | None]:
-    """Train, save the model, measure it, and predict a test split without labels.
-
-    Whenever SIGTERM comes, the same command goes on.
-    """
-    try:
-        with trainer.interruption.ending_at_once():
-            with trainer.clock.running(folder.checkpoint):
-                learn(trainer, settings, splits, folder, start)
-            trainer.check_weights()
-            trainer.save_model()
-            views = Views.parse(settings.data.eval_views)
-            return evaluate(trainer, splits, views), predict_unlabelled(trainer, splits, views)
-    except Interrupted:
-        if trainer.is_world_process_zero():
-            folder.stopped()
-        raise
+    """Train, save the model, measure it, and predict a test split without labels."""
+    with trainer.clock.running(folder.checkpoint):
+        learn(trainer, settings, splits, folder, start)
+    trainer.check_weights()
+    trainer.save_model()
+    views = Views.parse(settings.data.eval_views)
+    return evaluate(trainer, splits, views), predict_unlabelled(trainer, splits, views)
 
 
 def share(folder: RunFolder, hub_model_id: str, private: bool | None, clips: MeasuredClips | None = None) -> None:
     """Push what the run has written, where plain transformers predicts with it what was measured on `clips`."""
-    try:
-        with Interruption().ending_at_once():
-            url = push(folder.path, hub_model_id, private, clips)
-    except Interrupted as error:
-        folder.stopped()
-        raise Interrupted(f"stopped by SIGTERM before the push had ended. The model is whole in {folder.path}: the same command goes on with the push.") from error  # fmt: skip
+    url = push(folder.path, hub_model_id, private, clips)
     folder.finish()
     print(f"pushed to {url}")
 
@@ -270,13 +264,11 @@ def take_push(training_args: FinetuningArguments) -> str | None:
     return hub_model_id
 
 
-def check_before_work(settings: Settings, folder: RunFolder) -> None:
-    """What would spoil the end is found out at the start: a directory that must not be touched, a missing login."""
-    if settings.training.process_index == 0:
-        folder.check([settings.data.dataset_name, settings.model.model_name_or_path])
-        if settings.training.push_to_hub:
-            check_repo_id(settings.training.hub_model_id)
-            check_login()
+def check_push(settings: Settings) -> None:
+    """A missing login would spoil the end."""
+    if settings.training.process_index == 0 and settings.training.push_to_hub:
+        check_repo_id(settings.training.hub_model_id)
+        check_login()
 
 
 def load_data(settings: Settings) -> Splits:

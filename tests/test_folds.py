@@ -69,7 +69,8 @@ def test_folds_of_another_command_and_other_folders_are_left_alone(folded: Path,
         with pytest.raises(UserError, match=message):
             folds.main([*command, *arguments])
     with pytest.raises(UserError, match="has splits, not folds"):
-        folds.main(["--dataset_name", str(_with_splits(folded)), *command[2:]])
+        folds.main(["--dataset_name", str(_with_splits(folded)), "--output_dir", str(tmp_path / "new"), *FAST])
+    assert not (tmp_path / "new").exists()
 
 
 def _with_splits(folded: Path) -> Path:

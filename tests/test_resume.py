@@ -48,8 +48,8 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
     def training_step(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.state.global_step == step and self.batch_of_step == 0:
-            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
-                os.kill(process.pid, signal.SIGTERM)
+            pids = [process.pid for process in (*multiprocessing.active_children(), multiprocessing.current_process())]
+            subprocess.run(["kill", "-TERM", *map(str, pids)], check=True)
         return whole(self, *args, **kwargs)
 
     monkeypatch.setattr(VideoTrainer, "training_step", training_step)

@@ -19,7 +19,7 @@ from data_prep.schema import FRAME_TIMES, PACKET_INDEX
 from data_prep.video import read_frames
 from finetune.clips.batch import ClipTransform
 from finetune.clips.sampling import Sampling
-from finetune.clips.watch import Watch
+from finetune.clips.watch import Watch, outlive_one_sigterm
 
 OnBadVideo = Literal["stop", "skip"]
 
@@ -65,6 +65,7 @@ class Rows:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        outlive_one_sigterm()
         return row_of(self._rows[int(index)], 0)
 
 

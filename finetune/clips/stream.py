@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from data_prep.errors import UserError
 from finetune.clips.clip import ClipMaker, generator_for, row_of
 from finetune.clips.row_checks import check_row, check_streamed_labels, num_labels_of
+from finetune.clips.watch import outlive_one_sigterm
 
 _MIXED_GROUPS = 4  # of a loader process at a time; data_prep's are of 64 MB
 
@@ -110,6 +111,7 @@ class StreamedClips(IterableDataset):
         return check_streamed_labels(self.rows["label"], num_labels_of(self.rows.features))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        outlive_one_sigterm()
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         # A loader begins with its process 0. The batch that is due was another's, whose part this one takes over.

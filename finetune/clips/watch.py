@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +16,12 @@ import torch
 from torch.utils.data import get_worker_info
 
 from data_prep.errors import UserError
+from data_prep.sigterm import ONE_STOP_SECONDS
 
 _MAX_WORKERS, _NAME_BYTES = 256, 512
 _SHARED_MEMORY = ("shared memory", "No space left on device", "Bus error", "unable to open file </torch_")
+
+_listening: int | None = None  # the process that waits for SIGTERM; a fork of it does not
 
 
 class Watch:
@@ -32,8 +37,6 @@ class Watch:
         if worker is None or worker.id >= _MAX_WORKERS:
             return
         name = video_id.encode("utf-8", "backslashreplace")[: _NAME_BYTES - 1]
-        if self._pids[worker.id] != os.getpid():
-            _outlive_one_sigterm()
         self._pids[worker.id] = os.getpid()
         self._names[worker.id, : len(name) + 1] = torch.tensor([*name, 0], dtype=torch.uint8)
 
@@ -45,11 +48,31 @@ class Watch:
         return [name.decode("utf-8", "replace") for name in names]
 
 
-def _outlive_one_sigterm() -> None:
-    """Launchers and schedulers signal all processes of a run. The run answers by saving, which a reader that died of the
-    signal would spoil. The second one ends it, so that it can still be told to go.
+def outlive_one_sigterm() -> None:
+    """Let a loader's process ignore the first SIGTERM that does not come from its parent.
+
+    Launchers and schedulers signal all processes of a run. The run answers by saving, which a reader that died of the
+    signal would spoil. A second one ends it. SIGTERM of the parent is how a loader ends its processes: that one counts
+    at once. Only a thread that waits for the signal learns its sender, and it ends a process that hangs in C code too.
     """
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    global _listening
+    is_worker = multiprocessing.parent_process() is not None
+    if _listening == os.getpid() or not is_worker or not hasattr(signal, "sigwaitinfo"):  # which macOS lacks
+        return
+    _listening = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_answer_sigterm, args=(os.getppid(),), daemon=True).start()
+
+
+def _answer_sigterm(parent: int) -> None:
+    told = None
+    while True:
+        sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
+        if sender == parent:
+            os._exit(0)
+        if told is not None and time.monotonic() - told > ONE_STOP_SECONDS:
+            os._exit(128 + signal.SIGTERM)
+        told = told or time.monotonic()
 
 
 @contextmanager

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from data_prep.errors import UserError
-
-_LAUNCHED_BY = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # which a launcher sets for its processes
-
+from data_prep.sigterm import Interrupted, on_sigterm
 
 _AT_ONCE = "stopped by SIGTERM. The run is not finished: the same command goes on."
-
-
-class Interrupted(UserError):
-    """The run was stopped, and saved. Its command ends with this exit code (EX_TEMPFAIL of sysexits.h: try again)."""
-
-    exit_code = 75
 
 
 class Interruption(TrainerCallback):
@@ -36,7 +24,6 @@ class Interruption(TrainerCallback):
     def __init__(self) -> None:
         self.told = False
         self.stopping = False
-        self._parent = os.getppid() if any(name in os.environ for name in _LAUNCHED_BY) else None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -45,18 +32,10 @@ class Interruption(TrainerCallback):
         def note() -> None:
             self.told = True
 
-        with _on_sigterm(note):
+        with on_sigterm(note):
             yield
         if self.told:  # after the last step, with nothing left to save
             raise Interrupted(_AT_ONCE)
-
-    def ending_at_once(self) -> AbstractContextManager[None]:
-        """Before and after training, where there is nothing to save: SIGTERM raises `Interrupted`."""
-
-        def stop() -> None:
-            raise Interrupted(_AT_ONCE)
-
-        return _on_sigterm(stop)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop a run that was told after its last checkpoint, which nothing has noticed yet."""
@@ -87,32 +66,11 @@ class Interruption(TrainerCallback):
             )
 
     def _any_told(self, args: Any) -> bool:
-        # `accelerate launch` does not pass a signal on: its end is one.
-        told = self.told or (self._parent is not None and os.getppid() != self._parent)
         if args.world_size == 1:
-            return told
-        flag = torch.tensor(float(told), device=args.device)
+            return self.told
+        flag = torch.tensor(float(self.told), device=args.device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
         return bool(flag)
-
-
-@contextmanager
-def _on_sigterm(react: Callable[[], None]) -> Iterator[None]:
-    """The first SIGTERM calls `react`; the next one does what it did before. Only the main thread can be told."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-
-    def first(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, before)
-        react()
-
-    signal.signal(signal.SIGTERM, first)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _ends_epoch(state: Any) -> bool:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.format_version import check_format, stamp
+from data_prep.sigterm import Interrupted, on_sigterm
 from finetune.results.output import write_json
 from finetune.settings.arguments import Settings
 from finetune.training.checkpoints import checkpoint_to_resume, complete_checkpoints, step_of
@@ -33,8 +36,11 @@ class RunFolder:
         self.resume = settings.training.resume_from_checkpoint
         self._unfinished = self._unfinished_of_same_command()
         self.is_trained = bool(self._unfinished.get("trained") and settings.training.push_to_hub)
-        if self._same_command_unfinished() and complete_checkpoints(self.path):
-            self.resume = "latest"  # also where the command names the one that it first went on from
+        self._is_whole = False
+        self._begun = False  # whether what the folder holds is of this run
+        has_begun = self._same_command_unfinished() and self._unfinished.get("begun", True)
+        if has_begun and complete_checkpoints(self.path):
+            self.resume, self._begun = "latest", True  # also where the command names the one that it first went on from
 
     @functools.cached_property
     def checkpoint(self) -> str | None:
@@ -96,16 +102,35 @@ class RunFolder:
                 else:
                     path.unlink()
         self.path.mkdir(parents=True, exist_ok=True)
+        self._begun = True
         self._mark(stopped=False)
         (self.path / RECIPE).write_text(recipe_text(settings), encoding="utf-8")
 
-    def stopped(self) -> None:
-        """The run was told to stop, and saved."""
-        self._mark(stopped=True)
+    @contextmanager
+    def resumable(self) -> Iterator[None]:
+        """SIGTERM ends at once what is done here (training saves first), until the run is whole. The folder says so, for
+        the scheduler's script and for the same command, which goes on.
+        """
+
+        def stop() -> None:
+            if self.is_trained and not self._is_whole:
+                raise Interrupted(f"stopped by SIGTERM before the push had ended. The model is whole in {self.path}: the same command goes on with the push.")  # fmt: skip
+            if not self._is_whole:
+                raise Interrupted("stopped by SIGTERM. The run is not finished: the same command goes on.")
+
+        try:
+            with on_sigterm(stop):
+                yield
+        except (Interrupted, SystemExit):
+            if not self._is_whole:
+                with suppress(OSError):  # a place that cannot be written
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    self._mark(stopped=True)
+            raise
 
     def finish(self, push_is_left: bool = False) -> None:
         """The run is whole, but for its push."""
-        self.is_trained = True
+        self.is_trained, self._is_whole = True, not push_is_left
         if push_is_left:
             self._mark(stopped=False)
         else:
@@ -122,4 +147,6 @@ class RunFolder:
 
     def _mark(self, stopped: bool) -> None:
         trained = {"trained": True} if self.is_trained else {}
-        write_json(self.path / UNFINISHED, {"argv": self.argv, "stopped": stopped, **trained, **stamp()})
+        write_json(
+            self.path / UNFINISHED, {"argv": self.argv, "stopped": stopped, "begun": self._begun, **trained, **stamp()}
+        )

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
+from data_prep.errors import UserError
 from finetune.training.checkpoints import STAGING, TRAINING_WEIGHTS, publish, publish_files, remove_old
 from finetune.training.clock import TrainingClock
 from finetune.training.ema import MovingAverage
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PROBE_BYTES = 1 << 20
+_MOMENTUM = "momentum_buffer"  # which SGD has or has not, as --optim_args say
 
 
 class SavingTrainer(Trainer):
@@ -58,6 +67,21 @@ class SavingTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
 
+    def check_resumed_optimizer(self, checkpoint: str) -> None:
+        """Raises `UserError` where `checkpoint` holds the state of another optimizer than `--optim`'s."""
+        path = Path(checkpoint) / "optimizer.pt"
+        if not path.is_file():  # of FSDP: another file, in another form
+            return
+        kept = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state"].get(0, {})
+        shape = next((value.shape for value in kept.values() if torch.is_tensor(value) and value.dim()), (1,))
+        make, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        if _state_names(make, settings, shape) not in (None, set(kept) - {_MOMENTUM}):
+            raise UserError(
+                f"--resume_from_checkpoint {checkpoint} was trained with another optimizer: its state is {', '.join(kept) or 'empty'}, "
+                f"which --optim {self.args.optim.value} cannot use. Give the --optim that its run's recipe.yaml "
+                f"names, or start a new run from these weights: --model_name_or_path {checkpoint}, another --output_dir."
+            )
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.average is not None:
@@ -96,6 +120,10 @@ class SavingTrainer(Trainer):
         self._staging = True
         try:
             yield staging
+        except Exception as error:
+            if self.args.should_save:
+                _name_full_disk(Path(self.args.output_dir), error)
+            raise
         finally:
             self._staging = False
         if self.args.should_save:
@@ -105,3 +133,31 @@ class SavingTrainer(Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         """Where Trainer writes and looks for checkpoints."""
         return str(Path(self.args.output_dir) / STAGING) if self._staging else self.args.output_dir
+
+
+def _state_names(make: Any, settings: dict[str, Any], shape: Sequence[int]) -> set[str] | None:
+    """What an optimizer keeps of a parameter after a step; None where that cannot be tried here, as without a GPU."""
+    parameter = torch.nn.Parameter(torch.zeros(tuple(shape)))
+    parameter.grad = torch.zeros_like(parameter)
+    try:
+        optimizer = make([parameter], **settings)
+        optimizer.step()
+    except Exception:
+        return None
+    return set(optimizer.state[parameter]) - {_MOMENTUM}
+
+
+def _name_full_disk(output_dir: Path, error: Exception) -> None:
+    """Raise `UserError` where `error` comes of a full disk, which torch and safetensors do not say: a file more does."""
+    try:
+        with TemporaryFile(dir=output_dir) as file:
+            file.write(bytes(_PROBE_BYTES))
+            os.fsync(file.fileno())
+    except OSError as reason:
+        if reason.errno not in _FULL:
+            return
+        shutil.rmtree(output_dir / STAGING, ignore_errors=True)
+        raise UserError(
+            f"--output_dir {output_dir}: {reason.strerror}. What is written so far stays: make room there, and the same command "
+            "goes on from the newest checkpoint. --save_total_limit says how many are kept."
+        ) from error

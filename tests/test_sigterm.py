@@ -1,0 +1,201 @@
+"""SIGTERM and other ends: a command that can go on says so, whatever it was at, and leaves no process behind."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import finetune.run
+from data_prep.errors import UserError, exit_cleanly
+from data_prep.sigterm import Interrupted, on_sigterm
+from finetune.clips.watch import outlive_one_sigterm
+from finetune.run import main
+from finetune.training.trainer import VideoTrainer
+
+ROOT = Path(__file__).parents[1]
+RUN = str(ROOT / "finetune" / "run.py")
+FAST = [
+    "--model_name_or_path", "timesformer-tiny", "--config", "none", "--num_train_epochs", "1",
+    "--per_device_train_batch_size", "8", "--report_to", "none", "--disable_tqdm", "true", "--use_cpu", "true",
+]  # fmt: skip
+SECONDS = 120  # within which a command ends that takes a few, on a busy machine
+
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
+
+def told(*pids: int | None) -> None:
+    """SIGTERM from a process that has nothing to do with them, as launchers and schedulers send it."""
+    subprocess.run(["kill", "-TERM", *(str(pid) for pid in pids)], check=True)
+
+
+def left_in(folder: Path) -> list[str]:
+    """Processes whose working directory is `folder`."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if place.resolve() == folder.resolve():
+                found.append((place.parent / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def stop() -> None:
+    raise Interrupted("told")
+
+
+def test_what_is_noted_is_answered_when_there_is_nothing_left_to_save() -> None:
+    noted = []
+    with pytest.raises(Interrupted), on_sigterm(stop):
+        with on_sigterm(lambda: noted.append(1)):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # of a launcher that passes on what all were told
+            assert noted == [1]
+        raise AssertionError("not reached")
+
+
+def test_a_library_that_catches_everything_does_not_swallow_it() -> None:
+    with pytest.raises(Interrupted), on_sigterm(stop):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:
+            raise AssertionError("swallowed") from None
+
+
+def test_a_second_sigterm_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.sigterm.ONE_STOP_SECONDS", 0.0)
+    with pytest.raises(SystemExit) as ended, on_sigterm(lambda: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.code == 143
+
+
+def _read_for_ever(ready: Any) -> None:
+    outlive_one_sigterm()
+    ready.set()
+    time.sleep(600)
+
+
+def _ignore_sigterm(ready: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ready.set()
+    time.sleep(600)
+
+
+def started(target: Callable[..., None]) -> multiprocessing.Process:
+    context: Any = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process: multiprocessing.Process = context.Process(target=target, args=(ready,), daemon=True)
+    process.start()
+    assert ready.wait(30)
+    return process
+
+
+def test_a_reader_outlives_a_sigterm_to_all_but_not_its_parents() -> None:
+    reader = started(_read_for_ever)
+    told(reader.pid)
+    reader.join(0.2)
+    assert reader.is_alive()
+    reader.terminate()  # as a loader ends its processes, and Python at exit
+    reader.join(30)
+    assert reader.exitcode == 0
+
+
+@pytest.mark.parametrize("target", [_read_for_ever, _ignore_sigterm])
+def test_no_process_outlives_the_error_of_its_command(
+    monkeypatch: pytest.MonkeyPatch, target: Callable[..., None]
+) -> None:
+    monkeypatch.setattr("data_prep.errors._CHILDREN_SECONDS", 0.2)
+    children = []
+
+    def fail() -> None:
+        children.append(started(target))
+        raise UserError("a video cannot be read")
+
+    assert exit_cleanly(fail)() == 2
+    children[0].join(30)
+    assert not children[0].is_alive()
+
+
+def test_stopped_in_any_phase_the_same_command_goes_on(
+    bars_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output_dir = tmp_path / "new" / "run"
+    command = ["--dataset_name", str(bars_dataset), "--output_dir", str(output_dir), *FAST, "--dataloader_num_workers", "0"]  # fmt: skip
+
+    def telling(*args: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("not reached")
+
+    for phase in ("check_push", "load_data", "load_start", "fit_start", "write_report"):
+        with monkeypatch.context() as patch:
+            patch.setattr(finetune.run, phase, telling)
+            assert exit_cleanly(main)(command) == 75
+        assert "the same command goes on" in capsys.readouterr().err
+        mark = (output_dir / "unfinished.json").read_text()
+        assert re.search('"stopped": true', mark), "for finetune/launch/slurm.sh, which queues the job again"
+        assert json.loads(mark)["argv"] == command
+    main(command)
+    assert (output_dir / "metrics.json").exists() and not (output_dir / "unfinished.json").exists()
+    assert "going on from" in capsys.readouterr().out, "training was not done again"
+
+
+@pytest.mark.slow
+def test_stopped_before_it_replaces_an_older_run_it_does_not_go_on_from_that_one(
+    bars_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--dataset_name", str(bars_dataset), "--output_dir", str(tmp_path / "run"), *FAST, "--dataloader_num_workers", "0", "--max_steps", "1"]  # fmt: skip
+    main(command)
+    other = [*command, "--seed", "1", "--overwrite_output_dir"]
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.run, "load_data", lambda settings: os.kill(os.getpid(), signal.SIGTERM))
+        assert exit_cleanly(main)(other) == 75
+    capsys.readouterr()
+    main(other)
+    assert "going on from" not in capsys.readouterr().out
+
+
+def test_another_optimizer_does_not_go_on_from_this_ones_state(bars_dataset: Path, tmp_path: Path) -> None:
+    """Of a checkpoint that was copied, so that no recipe beside it says how it was trained."""
+    command = ["--dataset_name", str(bars_dataset), *FAST, "--dataloader_num_workers", "0"]
+    main([*command, "--output_dir", str(tmp_path / "run")])
+    shutil.move(tmp_path / "run" / "checkpoint-3", tmp_path / "checkpoint-3")
+    further = [*command, "--output_dir", str(tmp_path / "further"), "--num_train_epochs", "2", "--resume_from_checkpoint", str(tmp_path / "checkpoint-3")]  # fmt: skip
+    for other in ("sgd", "adafactor"):
+        with pytest.raises(UserError, match=f"another optimizer: its state is .*exp_avg.*--optim {other} cannot use"):
+            main([*further, "--optim", other])
+        assert not any((tmp_path / "further").iterdir())
+    main([*further, "--optim", "adamw_torch"])
+
+
+def test_a_full_disk_is_named(bars_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch reports "unexpected pos 4039360 vs 4039248" and the like; a limit on the size of files is as good a disk."""
+    command = ["--dataset_name", str(bars_dataset), "--output_dir", str(tmp_path / "run"), *FAST, "--dataloader_num_workers", "0"]  # fmt: skip
+    save, limits = VideoTrainer._save_optimizer_and_scheduler, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(*args: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        save(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoTrainer, "_save_optimizer_and_scheduler", fill)
+        try:
+            with pytest.raises(UserError, match="make room there, and the same command goes on"):
+                main(command)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "run" / ".saving").exists()
+    main(command)
