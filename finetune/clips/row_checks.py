@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -13,6 +13,7 @@ from data_prep.errors import UserError, printable
 # Column -> its least value. `num_frames` is needed; the others may be absent or null.
 _LEAST = {"num_frames": 1, "first_frame": 0, "fps": 0, "duration": 0, "start": 0, "end": 0}
 _LABEL_COLUMNS = ("label", "labels")
+_BATCH_ROWS = 10_000  # read at a time
 _NO_LABEL = -1  # the id of `datasets.ClassLabel` for a label that is not told
 
 Row = Mapping[str, Any]
@@ -23,23 +24,21 @@ def check_rows(rows: Dataset, name: str, split: str) -> None:
 
     Rows without a label are left to `check_labels`.
     """
-    cells, num_labels = _cells(rows), num_labels_of(rows.features)
-    for find, remedy in (
-        (wrong_number, "Run data_prep again, or leave such rows out"),
-        (lambda row: _wrong_label(row, num_labels), _leave_out(rows.features, num_labels)),
-    ):
-        _refuse(cells, find, name, split, remedy)
+    num_labels = num_labels_of(rows.features)
+    _refuse(rows, wrong_number, tuple(_LEAST), name, split, "Run data_prep again, or leave such rows out")
+    remedy = _leave_out(rows.features, num_labels)
+    _refuse(rows, lambda row: _wrong_label(row, num_labels), _LABEL_COLUMNS, name, split, remedy)
 
 
 def check_labels(rows: Dataset, name: str, split: str) -> None:
     """Raise `UserError` where rows have no label (None or -1): how many, the first, and what to do."""
     remedy = f"Label them, or leave them out: {_leave_out(rows.features, num_labels_of(rows.features))}"
-    _refuse(_cells(rows), _missing_label, name, split, remedy)
+    _refuse(rows, _missing_label, _LABEL_COLUMNS, name, split, remedy)
 
 
 def has_labels(rows: Dataset) -> bool:
     """Return False where no row has a label, as in the test split of a challenge."""
-    return any(_missing_label(row) is None and row.get("labels") != [] for row in _cells(rows))
+    return any(_missing_label(row) is None and row.get("labels") != [] for row in _cells(rows, _LABEL_COLUMNS))
 
 
 def check_row(row: Row, num_labels: int) -> None:
@@ -104,14 +103,19 @@ def _leave_out(features: Mapping[str, Any], num_labels: int) -> str:
     return f'dataset[split] = dataset[split].filter(lambda label: label in range({num_labels}), input_columns="label"), then dataset.save_to_disk'
 
 
-def _cells(rows: Dataset) -> list[dict[str, Any]]:
-    """The small columns of all rows; no video is touched."""
-    wanted = [column for column in ("video_id", *_LABEL_COLUMNS, *_LEAST) if column in rows.column_names]
-    cells: list[dict[str, Any]] = rows.select_columns(wanted).with_format("arrow")[:].to_pylist()
-    return cells
+def _cells(rows: Dataset, columns: tuple[str, ...]) -> Iterator[Row]:
+    """Yield those of the columns that there are, row by row; no video is touched."""
+    wanted = [column for column in columns if column in rows.column_names]
+    for batch in rows.select_columns(wanted).with_format("arrow").iter(_BATCH_ROWS):
+        yield from batch.to_pylist()
 
 
-def _refuse(cells: Sequence[Row], find: Callable[[Row], str | None], name: str, split: str, remedy: str) -> None:
-    bad = [(row["video_id"], problem) for row in cells if (problem := find(row)) is not None]
+def _refuse(
+    rows: Dataset, find: Callable[[Row], str | None], columns: tuple[str, ...], name: str, split: str, remedy: str
+) -> None:
+    """Raise `UserError` if `find` has a problem with the columns of some row."""
+    bad = [(number, problem) for number, row in enumerate(_cells(rows, columns)) if (problem := find(row)) is not None]
     if bad:
-        raise UserError(printable(f"{name}, split {split}: {len(bad)} of {len(cells)} videos cannot be used; the first, {bad[0][0]!r}: {bad[0][1]}. {remedy}."))  # fmt: skip
+        number, problem = bad[0]
+        video_id = rows.select_columns("video_id")[number]["video_id"]
+        raise UserError(printable(f"{name}, split {split}: {len(bad)} of {len(rows)} videos cannot be used; the first, {video_id!r}: {problem}. {remedy}."))  # fmt: skip
