@@ -128,6 +128,9 @@ def _conflicts(videos: Sequence[Known], pairs: Sequence[Duplicate]) -> dict[int,
     return found
 
 
+_OTHERWISE = " (or --no_duplicates, where they are not the same)"
+
+
 def _in_group(known: Known, group: str | None) -> Known:
     if group == known.video.group:
         return known
@@ -143,20 +146,23 @@ def _refuse(collection: Collection, conflicting: dict[int, tuple[str, int]]) -> 
             (
                 videos[index].video.video_id,
                 f"is {what} as {other.video_id}, which is labelled {', '.join(map(repr, other.labels))}: correct one label, "
-                "or pass --keep_conflicts",
+                f"or pass --keep_conflicts{_OTHERWISE if kind != 'identical' else ''}",
             )
         )
     collection.conflicting = [known for index, known in enumerate(videos) if index in conflicting]
     collection.videos = [known for index, known in enumerate(videos) if index not in conflicting]
     if not collection.videos:
-        raise UserError("every video is there under another label too: correct the labels, or pass --keep_conflicts.")
+        raise UserError(
+            f"every video is there under another label too: correct the labels, or pass --keep_conflicts{_OTHERWISE}."
+        )
 
 
 def _note_relations(collection: Collection) -> None:
     kinds = Counter(related.kind for related in collection.related)
     if kinds:
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        collection.notes.append(f"pairs of videos that share content: {found}")
+        otherwise = "; where they do not: --no_duplicates" if set(kinds) - {"identical"} else ""
+        collection.notes.append(f"pairs of videos that share content: {found}{otherwise}")
     for problem, words in (
         ("conflict", "the same content under two labels"),
         ("leak", "the same content in two of the given splits, so that the test flatters the model"),

@@ -72,6 +72,7 @@ _CELL = 2000  # vectors of a cell that are looked at: more are there only where 
 _VECTORS_PER_CELL = 400
 _VIDEOS_AT_ONCE = 4000  # bounds memory
 _FAINT = 4.0  # grey levels; a picture of less contrast (black, a fade) tells nothing
+_FAINT_MOTION = 0.2  # grey levels, of what moves before a still background, where its noise is left out already
 _HALF = SIZE // 2
 # Squared distance of vectors (unit contrast: 2 at most for a picture, a quarter of it for its change). 99.5 % of 1,300
 # true copies had a pair of windows nearer than 0.15, all nearer than 0.28; 0.8 % of pairs of distinct clips of the same
@@ -182,18 +183,29 @@ def _vectors(videos: list[int], samples: Callable[[int], Samples | None], hop: f
 def _windows(samples: Samples, hop: float) -> np.ndarray:
     """Mean picture and amount of change of each second: mirror-invariant, of unit contrast, float16 `(n, 128)`."""
     small = samples.halved
+    # What moves before a still background must tell its clips apart, though it changes far less than the light does.
+    moving, faint = (samples.moving.halved, _FAINT_MOTION) if samples.is_of_fixed_camera else (small, _FAINT)
     left, right = samples.windows(hop)
     sums = np.concatenate([np.zeros((1, small.shape[1])), np.cumsum(small, axis=0, dtype=np.float64)])
-    squares = np.concatenate([np.zeros((1, small.shape[1])), np.cumsum(small**2, axis=0, dtype=np.float64)])
     count = (right - left)[:, None]
     mean = (sums[right] - sums[left]) / count
-    change = np.sqrt(np.maximum((squares[right] - squares[left]) / count - mean**2, 0))
+    change = _deviation(moving, left, right)
     contrast = mean.std(axis=1)
     telling = np.flatnonzero(contrast >= _FAINT)
     keep = telling if len(telling) else np.arange(1)
     mean = (mean - mean.mean(axis=1, keepdims=True)) / (contrast[:, None] + _FAINT)
-    change = change / (np.sqrt((change**2).mean(axis=1, keepdims=True)) + _FAINT)
+    change = change / (np.sqrt((change**2).mean(axis=1, keepdims=True)) + faint)
     return np.concatenate([_folded(mean[keep]), _CHANGE_WEIGHT * _folded(change[keep])], axis=1).astype(np.float16)
+
+
+def _deviation(values: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Standard deviation of rows `left[i]` to `right[i]` of `values`."""
+    zero = np.zeros((1, values.shape[1]))
+    sums = np.concatenate([zero, np.cumsum(values, axis=0, dtype=np.float64)])
+    squares = np.concatenate([zero, np.cumsum(values**2, axis=0, dtype=np.float64)])
+    count = (right - left)[:, None]
+    mean = (sums[right] - sums[left]) / count
+    return np.sqrt(np.maximum((squares[right] - squares[left]) / count - mean**2, 0))
 
 
 def _folded(pictures: np.ndarray) -> np.ndarray:

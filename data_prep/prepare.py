@@ -179,13 +179,27 @@ def choose_splits(collection: Collection, options: argparse.Namespace) -> list[s
             )
     elif options.validation_from_train is not None:
         raise UserError("--validation_from_train is for videos with given splits; these have none: use --splits.")
-    elif options.folds is not None:
-        split_of = [f"fold_{fold}" for fold in fold_videos(members, options.folds, options.seed)]
     else:
-        earlier = earlier_splits(options.keep_splits) if options.keep_splits else {}
-        split_of = split_videos(members, options.splits or DEFAULT_SPLITS, options.seed, earlier)
+        split_of = _deal(collection, options)
     collection.notes += split_notes(collection, split_of)
     return split_of
+
+
+def _deal(collection: Collection, options: argparse.Namespace) -> list[str]:
+    """The split or fold of each video, where none came with them."""
+    members = collection.members()
+    earlier = earlier_splits(options.keep_splits) if options.keep_splits else {}
+    try:
+        if options.folds is not None:
+            return [f"fold_{fold}" for fold in fold_videos(members, options.folds, options.seed)]
+        return split_videos(members, options.splits or DEFAULT_SPLITS, options.seed, earlier)
+    except UserError as error:
+        shared = sum(related.kind != "identical" for related in collection.related)
+        if not shared:
+            raise
+        raise UserError(
+            f"{error} Groups hold {plural(shared, 'pair')} of videos that share content; where they do not: --no_duplicates."
+        ) from error
 
 
 def split_notes(collection: Collection, split_of: list[str]) -> list[str]:

@@ -41,12 +41,14 @@ def _related(facts: PageFacts) -> Iterator[str]:
     if problems["conflict"]:
         yield (
             f"Same content under two labels: {plural(problems['conflict'], 'pair')}. One of the two labels is wrong, or the "
-            "content needs both. Look at the pairs below, and correct or delete one of each."
+            "content needs both. Look at the pairs below, and correct or delete one of each; where they do not show the same, "
+            "pass --no_duplicates."
         )
     if problems["leak"]:
         yield (
             f"Same content in two of the given splits: {plural(problems['leak'], 'pair')}. A model is then tested on what it "
-            "was trained on, and its score comes out too high. Move both of a pair into one split."
+            "was trained on, and its score comes out too high. Move both of a pair into one split; where they do not show the "
+            "same, pass --no_duplicates."
         )
 
 
