@@ -100,6 +100,7 @@ def train_and_share(settings: Settings, folder: RunFolder, argv: list[str], star
         prepare_for_several_labels(settings, start)
     watch = Watch()
     trainer = make_trainer(settings, splits, start, watch, checkpoint)
+    trainer.check_sharding(checkpoint)
     trainer.check_warmup()
     if earlier:
         settings = settle_resumption(earlier, settings, trainer)
@@ -180,12 +181,16 @@ def fit_start(trainer: VideoTrainer, splits: Splits, start: Start) -> None:
     """What starts from the training videos rather than from the checkpoint, before all weights learn."""
     learning = trainer.learning
     wanted_time = learning.time_start if start.has_new_times else "zeros"
+    probed = learning.linear_probe or (learning.head_start == "linear_probe" and start.has_new_head)
+    if wanted_time == "zeros" and not probed:
+        return
+    trainer.model.to(trainer.args.device)  # Trainer leaves it where it was until it is sharded (FSDP)
     if wanted_time == "auto" and start.has_new_head:
         start_measured_time(trainer, splits)  # and the head
         return
     if wanted_time == "contrast":
         start_time(trainer, splits)
-    if learning.linear_probe or (learning.head_start == "linear_probe" and start.has_new_head):
+    if probed:
         train_head(trainer, splits)
 
 

@@ -121,6 +121,16 @@ def test_a_run_whose_checkpoints_are_not_complete_is_not_wiped(bars_dataset: Pat
     assert list((tmp_path / "run").glob("checkpoint-*/model.safetensors"))
 
 
+def test_a_checkpoint_of_a_sharded_model_waits_for_its_launcher(
+    bars_dataset: Path, tmp_path: Path, whole: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
+        (checkpoint / "pytorch_model_fsdp.bin").touch()
+    with pytest.raises(UserError, match="by a run with FSDP, and this one is launched without: launch it as before"):
+        main(options(bars_dataset, tmp_path / "run", "--resume_from_checkpoint"))
+
+
 def test_stopped_in_the_last_evaluation_the_same_command_finishes(
     bars_dataset: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,12 +158,14 @@ def test_a_stop_is_saved_where_only_the_best_is(
     assert (tmp_path / "run" / "checkpoint-12").is_dir() and not (tmp_path / "run" / "metrics.json").exists()
 
 
-@pytest.mark.parametrize("optimizer", ["optimizer.pt", "optimizer.bin"])  # the latter is FSDP's
-def test_old_checkpoints_go_but_not_the_best(tmp_path: Path, optimizer: str) -> None:
+@pytest.mark.parametrize(
+    "optimizer", [["optimizer.pt"], ["optimizer.bin", "pytorch_model_fsdp.bin"]]
+)  # the latter FSDP's
+def test_old_checkpoints_go_but_not_the_best(tmp_path: Path, optimizer: list[str]) -> None:
     for step in (5, 10, 15, 100):
         staged = tmp_path / "staged"
         staged.mkdir()
-        for name in ("trainer_state.json", optimizer, "scheduler.pt", "model.safetensors", "config.json"):
+        for name in ("trainer_state.json", *optimizer, "scheduler.pt", "model.safetensors", "config.json"):
             (staged / name).write_text("{}")
         publish(staged, tmp_path / f"checkpoint-{step}")
     remove_old(tmp_path, 1, str(tmp_path / "checkpoint-5"))

@@ -13,6 +13,7 @@ from data_prep.errors import UserError
 # What a checkpoint needs to go on as if never interrupted.
 _RESUME_FILES = ("trainer_state.json", "scheduler.pt", "model.safetensors", "config.json")
 _OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")  # the latter from FSDP
+_SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"  # what FSDP reads; model.safetensors beside it is for everybody else
 TRAINING_WEIGHTS = "training_weights.safetensors"  # where model.safetensors holds their moving average
 _SHAPE = (
     "attention_type", "num_frames", "image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
@@ -25,7 +26,12 @@ def is_complete(checkpoint: Path) -> bool:
     def has(name: str) -> bool:
         return (checkpoint / name).is_file()
 
-    return all(map(has, _RESUME_FILES)) and any(map(has, _OPTIMIZER_FILES))
+    return all(map(has, _RESUME_FILES)) and (has("optimizer.pt") or (has("optimizer.bin") and has(_SHARDED_WEIGHTS)))
+
+
+def is_of_sharded_model(checkpoint: Path) -> bool:
+    """Whether FSDP wrote it."""
+    return (checkpoint / _SHARDED_WEIGHTS).is_file()
 
 
 def complete_checkpoints(output_dir: Path) -> list[Path]:

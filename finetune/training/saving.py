@@ -17,7 +17,14 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from data_prep.errors import UserError
-from finetune.training.checkpoints import STAGING, TRAINING_WEIGHTS, publish, publish_files, remove_old
+from finetune.training.checkpoints import (
+    STAGING,
+    TRAINING_WEIGHTS,
+    is_of_sharded_model,
+    publish,
+    publish_files,
+    remove_old,
+)
 from finetune.training.clock import TrainingClock
 from finetune.training.ema import MovingAverage
 
@@ -36,6 +43,17 @@ class SavingTrainer(Trainer):
     average: MovingAverage | None = None
     _staging = False  # whether what is saved goes to `STAGING`
 
+    def check_sharding(self, checkpoint: str | None) -> None:
+        """Raises `UserError` where the launcher shards the model (FSDP) in a way that cannot be saved as it has to be, or
+        `checkpoint`, which the run would go on from, was written the other way.
+        """
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is not None and (plugin.fsdp_version != 2 or "FULL_STATE_DICT" not in str(plugin.state_dict_type)):
+            raise UserError("sharding needs fsdp_version: 2 and fsdp_state_dict_type: FULL_STATE_DICT in the file given to accelerate launch, as in finetune/launch/fsdp2.yaml.")  # fmt: skip
+        if checkpoint is not None and is_of_sharded_model(Path(checkpoint)) != (plugin is not None):
+            before, now = ("with FSDP", "without") if plugin is None else ("without FSDP", "with it")
+            raise UserError(f"{checkpoint} was written by a run {before}, and this one is launched {now}: launch it as before, or start a new run with --model_name_or_path {checkpoint} and another --output_dir.")  # fmt: skip
+
     # Checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -50,12 +68,13 @@ class SavingTrainer(Trainer):
         best = output_dir / f"checkpoint-{self.state.best_global_step}"
         if best.name == staged.name or best.is_dir():
             self.state.best_model_checkpoint = str(best)
+        own = self.average.training_weights() if self.average is not None else {}  # together, where they are sharded
         if not self.args.should_save:
             return
         self.clock.write(staged)
         self.state.save_to_json(str(staged / "trainer_state.json"))
-        if self.average is not None:
-            save_file(self.average.training_weights(), staged / TRAINING_WEIGHTS)
+        if own:
+            save_file(own, staged / TRAINING_WEIGHTS)
         publish(staged, output_dir / staged.name)
         remove_old(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
 
@@ -82,11 +101,10 @@ class SavingTrainer(Trainer):
                 f"names, or start a new run from these weights: --model_name_or_path {checkpoint}, another --output_dir."
             )
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+    def load_training_weights(self, checkpoint: str) -> None:
+        """Of a checkpoint whose model is the average: the weights that training goes on from."""
         if self.average is not None:
-            self.average = MovingAverage(self.model, self.average.decay)
-            self.average.load(load_file(Path(resume_from_checkpoint) / TRAINING_WEIGHTS))
+            self.average.load_training_weights(load_file(Path(checkpoint) / TRAINING_WEIGHTS))
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         uses_weights = self.control.should_evaluate or self.control.should_save

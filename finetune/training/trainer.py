@@ -160,14 +160,21 @@ class VideoTrainer(SavingTrainer):
             for callback in self.callback_handler.callbacks
         )
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        """Trainer's; then the model has the parameters that learn, which sharding makes anew, and the average can be made."""
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.learning.ema_decay:
             self.average = MovingAverage(self.model, self.learning.ema_decay)
+            if resume_from_checkpoint is not None:
+                self.load_training_weights(resume_from_checkpoint)
+        return prepared
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
         with self.interruption.listening():
             output = super().train(*args, **kwargs)
         best_is_loaded = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
         if self.average is not None and not best_is_loaded:
-            self.average.load(self.average.weights)
+            self.average.load_average()
         return output
 
     # Divergence
