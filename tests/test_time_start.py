@@ -20,6 +20,8 @@ from data_prep.prepare import main as prepare
 from finetune.model.wanted import ModelArguments
 from finetune.model.weights import load_start
 from finetune.run import main
+from finetune.settings.learning import LearningArguments
+from finetune.training.adapters import add_lora, merge_lora
 from finetune.training.time_start import clearly_less, start_contrast
 
 
@@ -59,6 +61,20 @@ def test_a_linear_model_tells_clips_from_their_reverse_where_the_papers_start_gi
     learnt, answers = ([0] * 24 + [1] * 24), ([0] * 16 + [1] * 16)
     tokens = [class_tokens(model, torch.cat((clips, clips.flip(1)))).numpy() for clips in (known, asked)]
     assert LogisticRegression(max_iter=2000).fit(tokens[0], learnt).score(tokens[1], answers) >= 0.9
+
+
+@pytest.mark.extra("peft")
+@pytest.mark.parametrize("scheme", ["divided_space_time", "axial"])
+def test_layers_with_low_rank_additions_are_started_as_plain_ones(scheme: str, tmp_path: Path) -> None:
+    plain, with_additions = (started(image_model(tmp_path), attention_type=scheme) for _ in range(2))
+    add_lora(with_additions, LearningArguments(lora_rank=2))
+    for model in (plain, with_additions):
+        start_contrast(model, bar_clips(range(4)))
+    merge_lora(with_additions)
+    merged = with_additions.state_dict()
+    for name, weight in plain.state_dict().items():
+        if not name.startswith("classifier"):
+            torch.testing.assert_close(merged[name], weight)
 
 
 def test_half_of_the_heads_look_at_late_frames_and_half_at_early_ones_in_the_last_two_blocks_alone(

@@ -9,6 +9,12 @@ from data_prep.errors import UserError
 
 WEIGHT_DECAY_ON = ("all", "all_but_embeddings", "all_but_norms", "matrices")
 
+# What says how weights other than the head learn, or how an epoch goes; and the value at which it does nothing.
+NOT_OF_A_PROBE = {
+    "lora_rank": 0, "freeze_blocks": 0, "ema_decay": 0, "layer_decay": 1, "mixup_alpha": 0, "cutmix_alpha": 0,
+    "early_stopping_patience": None,
+}  # fmt: skip
+
 
 @dataclass
 class LearningArguments:
@@ -68,7 +74,8 @@ def check_learning(learning: LearningArguments) -> None:
         raise UserError(f"--lr_milestones is {milestones}: expected epochs in order, as 11 14.")
     if learning.layer_decay == 0:
         raise UserError("--layer_decay is 0, expected more: 1 for one learning rate, 0.75 as usual.")
-    if learning.linear_probe and (learning.lora_rank or learning.freeze_blocks or learning.ema_decay):
-        raise UserError("--linear_probe trains the head alone: leave out --lora_rank, --freeze_blocks and --ema_decay.")
+    idle = [f"--{name}" for name, default in NOT_OF_A_PROBE.items() if getattr(learning, name) != default]
+    if learning.linear_probe and idle:
+        raise UserError(f"--linear_probe trains the head alone: leave out {' and '.join(idle)}.")
     if learning.time_start == "auto" and learning.head_start != "linear_probe" and not learning.linear_probe:
         raise UserError("--time_start auto measures with a linear probe, which is then the head: add --head_start linear_probe, or give zeros or contrast.")  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from data_prep.errors import UserError
+from finetune.settings.learning import NOT_OF_A_PROBE
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 NO_RECIPE = "none"
@@ -26,7 +27,7 @@ _REPLACES = {
     "early_stopping_patience": ("load_best_model_at_end",),
     "streaming": ("head_start", "time_start"),
     "lora_rank": ("freeze_blocks",),
-    "linear_probe": ("freeze_blocks", "lora_rank", "ema_decay", "head_start"),
+    "linear_probe": (*NOT_OF_A_PROBE, "head_start"),
 }
 
 # Always in a run's recipe.yaml, given or not: what another person needs to repeat the run.

@@ -144,9 +144,11 @@ def hide(channel: torch.Tensor, layer: TimesformerLayer) -> None:
     for norm, linear in readers:
         direction = nn.functional.normalize(norm.weight * channel, dim=0)
         read = linear.weight @ direction
-        linear.weight -= read[:, None] * direction
+        linear.weight.sub_(
+            read[:, None] * direction
+        )  # in place: a layer with low-rank additions only lends its weights
         if linear.bias is not None:
-            linear.bias += read * (norm.bias @ direction)  # what the norm's bias gave stays
+            linear.bias.add_(read * (norm.bias @ direction))  # what the norm's bias gave stays
 
 
 def fit_contrast(
