@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import encode, moving_bar
+from forks import Forks
 
 import finetune.run
 from data_prep.errors import UserError, exit_cleanly
+from data_prep.prepare import main as data_prep
 from data_prep.sigterm import Interrupted, on_sigterm
 from finetune.clips.watch import outlive_one_sigterm
 from finetune.run import main
@@ -199,3 +202,53 @@ def test_a_full_disk_is_named(bars_dataset: Path, tmp_path: Path, monkeypatch: p
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / "run" / ".saving").exists()
     main(command)
+
+
+@pytest.fixture(scope="module")
+def unreadable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset whose videos have become unreadable since it was prepared."""
+    folder = tmp_path_factory.mktemp("unreadable")
+    for label, direction in (("left", -1), ("right", 1)):
+        for number in range(5):
+            encode(folder / "videos" / label / f"{number}.mp4", moving_bar(direction, seed=number))
+    data_prep([str(folder / "videos"), str(folder / "data"), "--splits", "0.6", "0.2", "0.2", "--num_proc", "1", "--no_duplicates"])  # fmt: skip
+    for video in (folder / "videos").glob("*/*.mp4"):
+        video.write_bytes(b"no video" * 100)
+    return folder / "data"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "workers", "more"),
+    [
+        ("train", "0", []),
+        ("train", "1", []),
+        ("train", "2", ["--dataloader_persistent_workers", "true"]),
+        ("train", "2", ["--linear_probe"]),
+        ("evaluate", "0", []),
+        ("evaluate", "2", []),
+    ],
+)
+def test_every_command_ends_after_its_error(
+    unreadable: Path, edited: Callable[[dict], str], tmp_path: Path, forks: Forks, monkeypatch: pytest.MonkeyPatch,
+    kind: str, workers: str, more: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(forks, "seconds", SECONDS)
+    train = [RUN, "--dataset_name", str(unreadable), "--output_dir", "run", *FAST]
+    names = ["left", "right", *(f"class {number}" for number in range(2, 7))]
+    model = edited({"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}})
+    evaluate = ["-m", "finetune.evaluate", model, str(unreadable), "--device", "cpu"]
+    command = [*(train if kind == "train" else evaluate), "--dataloader_num_workers", workers, *more]
+    done = forks.run(*command, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 2 and "cannot be opened as a video" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and left_in(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_readers_that_persist_end_with_their_run(
+    bars_dataset: Path, tmp_path: Path, forks: Forks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forks, "seconds", SECONDS)
+    persist = ["--dataloader_num_workers", "1", "--dataloader_persistent_workers", "true"]
+    done = forks.run(RUN, "--dataset_name", str(bars_dataset), "--output_dir", "run", *FAST, *persist, cwd=tmp_path)
+    assert done.returncode == 0 and left_in(tmp_path) == [], done.stderr
