@@ -47,7 +47,7 @@ def only_writer(*outputs: tuple[str, str | Path | None]) -> Iterator[None]:
     """Hold the lock of each output, a pair of what a user calls it (as `--output`) and its path; None has no lock.
 
     Raises:
-        UserError: another command is writing one of them.
+        UserError: another command is writing one of them, or the folder of one was deleted in the meantime.
     """
     names: dict[str, str] = {}
     with ExitStack() as held:
@@ -58,7 +58,13 @@ def only_writer(*outputs: tuple[str, str | Path | None]) -> Iterator[None]:
                     raise UserError(f"{name} {output} is {other} too: give each a file of its own.")
                 advice = "Wait until it has ended, or choose another."
                 held.enter_context(_locked(_lock_files(output), f"{name} {output} is being written by", advice))
-        yield
+        try:
+            yield
+        except FileNotFoundError as error:
+            for name, output in outputs:
+                if output is not None and "://" not in str(output) and not Path(output).absolute().parent.is_dir():
+                    raise UserError(f"{name} {output}: its folder was deleted while this command worked. Make it, and give the same command again.") from error  # fmt: skip
+            raise
 
 
 @contextmanager

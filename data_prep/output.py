@@ -12,6 +12,7 @@ import fsspec
 
 from data_prep.errors import UserError
 from data_prep.labeled import Found
+from data_prep.staying import Staying
 from data_prep.store import DATA_PARTS, PAGE, PICTURES, REJECTED, SUMMARY, is_url
 
 
@@ -93,7 +94,8 @@ def place_for(dataset: str) -> Iterator[str]:
         _remove(leftover)
     filled.mkdir()
     try:
-        yield str(filled)
+        with Staying(f"{dataset}: the folder that becomes it,", filled).through():
+            yield str(filled)
         existed = directory.exists()
         if existed and any(directory.iterdir()) and not is_ours(directory):
             raise UserError(f"{directory} appeared while it was being written: choose another directory.")

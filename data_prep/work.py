@@ -20,6 +20,7 @@ from data_prep.output import beside
 from data_prep.parquet import Place
 from data_prep.scan import Scanned, Storing
 from data_prep.shards import finished, read_placed
+from data_prep.staying import Staying
 from data_prep.store import SCANNED, is_url, read_json, read_summary, write_json
 from data_prep.workers import is_lost
 
@@ -95,7 +96,8 @@ def work_folder(folder: str, storing: Storing) -> Iterator[Work]:
     with only_writer(("the work folder", folder)):
         try:
             _begin(work)
-            yield work
+            with Staying("the work folder", folder).through():
+                yield work
         except BaseException as error:
             if isinstance(error, OSError):
                 error.filename = error.filename or folder  # where the disk is full

@@ -34,6 +34,7 @@ from finetune.results.output import check_writable, write_json
 from finetune.results.predictions import write_predictions
 from finetune.results.scoring import Scorer
 from finetune.settings.arguments import default_workers
+from finetune.training.room import PREFETCHED, check_shared_memory
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -59,6 +60,9 @@ def evaluate(options: argparse.Namespace, device: torch.device, is_main: bool) -
     maker = ClipMaker(
         model.config.num_frames, ClipTransform(processor), Sampling.read_from(model.config), options.on_bad_video, watch
     )
+    views = len(protocol.views)
+    clips = min(PREFETCHED * options.dataloader_num_workers * max(options.batch_size, views), len(rows) * views)
+    check_shared_memory(clips, model.config.num_frames, processor.crop_size, "--dataloader_num_workers, --batch_size")
     scorer = Scorer(model, options.batch_size, options.dataloader_num_workers, device)
     with naming_videos(watch):
         evaluation = evaluate_split(scorer, maker, rows, options.split, protocol)

@@ -28,6 +28,7 @@ import numpy as np
 from data_prep.child import ending_with_us
 from data_prep.errors import CommandLine, UserError, exit_cleanly, printable
 from data_prep.lock import only_writer
+from data_prep.staying import Staying
 from finetune.clips.dataset import count_folds
 from finetune.results.figures import plot_confusion
 from finetune.results.intervals import NUM_RESAMPLES, bootstrap, resampling_units
@@ -61,10 +62,13 @@ def run_folds(output_dir: Path, dataset_name: str, launcher: list[str], run_argv
         num_folds = count_folds(dataset_name)
         begin(output_dir, run_argv)
         folders = [output_dir / f"fold_{fold}" for fold in range(num_folds)]
+        staying = Staying("--output_dir", output_dir)
         for fold, folder in enumerate(folders):
-            run_fold(launcher, run_argv, fold, folder)
-        found = summarise(folders)
-        write_json(output_dir / "folds.json", found)
+            with staying.through():
+                run_fold(launcher, run_argv, fold, folder)
+        with staying.through():
+            found = summarise(folders)
+            write_json(output_dir / "folds.json", found)
         if "confusion_matrix" in found:
             title = f"{found['num_videos']} videos, each when its fold was tested"
             plot_confusion(np.array(found["confusion_matrix"]), found["labels"], title, output_dir / "confusion_matrix.png")  # fmt: skip

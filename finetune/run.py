@@ -61,6 +61,7 @@ from finetune.training.checkpoints import steps_done
 from finetune.training.optimizer import accumulation_for
 from finetune.training.probe import train_head
 from finetune.training.resumption import settle_resumption
+from finetune.training.room import check_room
 from finetune.training.run_folder import RunFolder
 from finetune.training.time_start import start_measured_time, start_time
 from finetune.training.trainer import VideoTrainer
@@ -102,18 +103,21 @@ def train_and_share(settings: Settings, folder: RunFolder, argv: list[str], star
     trainer = make_trainer(settings, splits, start, watch, checkpoint)
     trainer.check_sharding(checkpoint)
     trainer.check_warmup()
+    check_room(trainer, len(Views.parse(settings.data.eval_views)))
     if earlier:
         settings = settle_resumption(earlier, settings, trainer)
         trainer.check_resumed_optimizer(earlier.checkpoint)
     if trainer.is_world_process_zero():
         folder.begin(settings)
-    with naming_videos(watch):
+        trainer.output = folder.staying
+    with naming_videos(watch), folder.through():
         evaluation, predicted = learn_and_measure(trainer, settings, splits, folder, start)
     trainer.gather_unreadable()
     trainer.accelerator.end_training()  # leaves the process group, whose threads may abort a process that ends with them
     metrics = evaluation.metrics if evaluation else {}
     if trainer.is_world_process_zero():
-        write_report(trainer, splits, settings, evaluation, predicted, hub_model_id, time.monotonic() - started)
+        with folder.through():
+            write_report(trainer, splits, settings, evaluation, predicted, hub_model_id, time.monotonic() - started)
         folder.finish(push_is_left=bool(hub_model_id))
         print_next_commands(settings, splits, metrics, time.monotonic() - started)
         if hub_model_id:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ def _open(dataset_name: str) -> tuple[DatasetDict, dict[str, Any]]:
 def stream_splits(dataset_name: str, need_validation: bool) -> Splits:
     """Likewise, with train left where it is, to be streamed; validation and test are loaded. Raises `UserError`."""
     base, summary = dataset_name, {}
+    check_cache()
     if is_url(dataset_name):
         summary = read_json(f"{dataset_name}/{SUMMARY}")
         check_format(dataset_name, summary)
@@ -130,6 +132,7 @@ def prepare_folder(videos: Path) -> Path:
     """Runs data_prep on a plain folder or list; the result is cached, and data_prep knows whether it is up to date."""
     name = hashlib.sha256(str(videos.resolve()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "video_folders" / name
+    check_cache()
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this machine's processes; the others come when it is done
     if is_first or not (cache / SUMMARY).is_file():
         with one_after_the_other(cache.with_name(f"{name}.prepared")):  # the cache itself is data_prep's to lock
@@ -139,6 +142,17 @@ def prepare_folder(videos: Path) -> Path:
             )
             run_data_prep([str(videos), str(cache), "--overwrite"])
     return cache
+
+
+def check_cache() -> None:
+    """Raises `UserError` where datasets cannot keep what it makes of videos and of files from afar."""
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        raise UserError(f"{cache}, where datasets are cached, cannot be written ({error.strerror}): set HF_DATASETS_CACHE to a folder that can, or give a directory that `python -m data_prep` wrote.") from error  # fmt: skip
 
 
 def run_data_prep(arguments: list[str]) -> None:
@@ -164,6 +178,7 @@ def _open_directory(path: Path) -> tuple[DatasetDict, dict[str, Any]]:
 
 def _open_url(url: str) -> tuple[DatasetDict, dict[str, Any]]:
     """Parquet files that data_prep wrote at an fsspec URL."""
+    check_cache()
     try:
         with fsspec.open(f"{url}/{SUMMARY}", "r", encoding="utf-8") as file:
             facts = json.load(file)
@@ -199,6 +214,7 @@ def _num_folds(rows: Dataset) -> int:
 
 
 def _open_hub(name: str) -> DatasetDict:
+    check_cache()
     try:
         loaded = datasets.load_dataset(name)
     except Exception as error:  # the client raises of many kinds: no such id, no network, no right, no usable file

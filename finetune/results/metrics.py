@@ -13,6 +13,7 @@ from data_prep.errors import UserError
 from finetune.model.finite import NotFinite
 from finetune.results.calibration import expected_calibration_error, log_probabilities, negative_log_likelihood
 from finetune.results.counts import class_averages, per_class_scores, top_k_right
+from finetune.results.local_metric import LocalMetric
 from finetune.results.multilabel_metrics import MULTILABEL_SCALARS, compute_multilabel, sigmoid
 
 # In the order in which they are shown. `nll` is called loss where a Trainer or a run reports it.
@@ -26,7 +27,7 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_labels: int)
     return matrix
 
 
-class VideoClassification(evaluate.Metric):
+class VideoClassification(LocalMetric):
     """`SCALARS`, per_class (lists by class) and confusion_matrix (rows: true) of one row of logits per video."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -62,7 +63,7 @@ def compute_all(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
     A negative label is of a video that could not be read: it counts as wrong in top1 and top5, and not in the others.
     """
-    metric = VideoClassification(keep_in_memory=True)
+    metric = VideoClassification()
     readable = labels >= 0
     computed: dict[str, Any] = metric.compute(
         predictions=logits[readable].tolist(), references=labels[readable].tolist()

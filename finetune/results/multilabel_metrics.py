@@ -9,6 +9,7 @@ import evaluate
 import numpy as np
 
 from finetune.results.counts import average_precision, label_averages, per_class_scores
+from finetune.results.local_metric import LocalMetric
 
 MULTILABEL_SCALARS = ("mean_average_precision", "macro_f1", "micro_f1", "subset_accuracy", "nll")
 
@@ -39,7 +40,7 @@ def _best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
     return float((ordered[best] + below) / 2)
 
 
-class MultiLabelClassification(evaluate.Metric):
+class MultiLabelClassification(LocalMetric):
     """`MULTILABEL_SCALARS` and per_class (lists by class) of one row of probabilities per video.
 
     mean_average_precision is of the classes that have videos; `nll` the mean binary cross-entropy of all decisions, nats.
@@ -83,7 +84,7 @@ def compute_multilabel(scores: np.ndarray, labels: np.ndarray, thresholds: np.nd
     """
     readable = labels[:, 0] >= 0
     chosen = np.full(scores.shape[1], 0.5) if thresholds is None else thresholds
-    computed: dict[str, Any] = MultiLabelClassification(keep_in_memory=True).compute(
+    computed: dict[str, Any] = MultiLabelClassification().compute(
         predictions=scores[readable].tolist(), references=labels[readable].astype(int).tolist(), thresholds=chosen.tolist()
     )  # fmt: skip
     computed["subset_accuracy"] *= float(readable.mean())

@@ -6,13 +6,14 @@ import functools
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.format_version import check_format, stamp
 from data_prep.sigterm import Interrupted, on_sigterm
+from data_prep.staying import Staying
 from finetune.results.output import write_json
 from finetune.settings.arguments import Settings
 from finetune.training.checkpoints import checkpoint_to_resume, complete_checkpoints, step_of
@@ -32,6 +33,7 @@ class RunFolder:
     def __init__(self, settings: Settings, argv: list[str]):
         self.path = Path(settings.training.output_dir)
         self.argv = argv
+        self.staying: Staying | None = None  # from `begin` on
         self.overwrite = settings.training.overwrite_output_dir
         self.resume = settings.training.resume_from_checkpoint
         self._unfinished = self._unfinished_of_same_command()
@@ -105,6 +107,11 @@ class RunFolder:
         self._begun = True
         self._mark(stopped=False)
         (self.path / RECIPE).write_text(recipe_text(settings), encoding="utf-8")
+        self.staying = Staying("--output_dir", self.path)
+
+    def through(self) -> AbstractContextManager[None]:
+        """While this process writes there: raises `UserError` where somebody deletes or replaces it."""
+        return self.staying.through() if self.staying else nullcontext()
 
     @contextmanager
     def resumable(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from data_prep.errors import UserError
+from data_prep.staying import Staying
 from finetune.training.checkpoints import (
     STAGING,
     TRAINING_WEIGHTS,
@@ -41,6 +42,7 @@ class SavingTrainer(Trainer):
 
     clock: TrainingClock
     average: MovingAverage | None = None
+    output: Staying | None = None  # the run's folder, on the process that writes
     _staging = False  # whether what is saved goes to `STAGING`
 
     def check_sharding(self, checkpoint: str | None) -> None:
@@ -132,6 +134,7 @@ class SavingTrainer(Trainer):
     def _staged(self) -> Iterator[Path]:
         """A folder of the run for what is being written; leaves when all processes have."""
         staging = Path(self.args.output_dir) / STAGING
+        self._check_output()
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -147,6 +150,14 @@ class SavingTrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        self._check_output()
+        super().log(*args, **kwargs)
+
+    def _check_output(self) -> None:
+        if self.output is not None:
+            self.output.check()
 
     def _get_output_dir(self, trial: Any) -> str:
         """Where Trainer writes and looks for checkpoints."""

@@ -65,6 +65,11 @@ def check_same(output: Path, settings: Settings) -> None:
             raise UserError(f"--output {output} was begun with {what}: choose another file, or delete it.")
 
 
+def is_begun(output: Path) -> bool:
+    """Return True where `begin` said beside an output what it is written with."""
+    return _beside(output).is_file()
+
+
 def not_ours(output: Path) -> UserError:
     return UserError(f"--output {output} exists and was not written by this command, or {_beside(output).name} beside it is gone: choose another file.")  # fmt: skip
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import printable
+from data_prep.errors import UserError, printable
+from data_prep.staying import Staying
 from finetune.results.output import csv_cell, from_csv_cell, replacing
-from finetune.use.resuming import Settings, begin, check_same, not_ours
+from finetune.use.resuming import Settings, begin, check_same, is_begun, not_ours
 
 Row = dict[str, Any]
 
@@ -67,10 +70,12 @@ def writer_to(output: Path | None, form: str) -> Iterator[Callable[[Row], None]]
         sys.stdout.write(_head(form))
         yield lambda row: print(_LINES[form](row), end="", flush=True)
     elif form in APPENDED and output is not None:
-        with output.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with output.open("a+", encoding="utf-8", errors="backslashreplace", newline="") as file:
             if file.tell() == 0:
                 file.write(_head(form))
-            yield lambda row: _append(file, _LINES[form](row))
+            staying = Staying("--output", output)
+            yield lambda row: _append(file, _LINES[form](row), staying)
+            _check_there(file, staying)
     else:
         yield rows.append
         write_text(
@@ -84,17 +89,42 @@ def write_text(output: Path | None, text: str) -> None:
     if output is None:
         sys.stdout.write(text)
         return
-    with replacing(output) as file:
-        file.write(text)
+    try:
+        with replacing(output) as file:
+            file.write(text)
+    except FileNotFoundError as error:
+        saved = _saved_elsewhere(output, text.encode("utf-8", "backslashreplace"))
+        raise UserError(f"--output {output}: its folder was deleted while this command worked. What it had to write is in {saved}.") from error  # fmt: skip
 
 
 def _head(form: str) -> str:
     return _csv_lines([_CSV_COLUMNS]) if form == "csv" else ""
 
 
-def _append(file: Any, text: str) -> None:
+def _append(file: Any, text: str, staying: Staying) -> None:
     file.write(text)
     file.flush()
+    _check_there(file, staying)
+
+
+def _check_there(file: Any, staying: Staying) -> None:
+    """Raises `UserError` where the open file has lost its name; its rows are saved under another one."""
+    if staying.lost is None:
+        return
+    output = Path(staying.path)
+    file.seek(0)
+    saved = _saved_elsewhere(output, file.buffer.read())
+    if is_begun(output):
+        raise UserError(f"{staying.lost}: its rows are in {saved}. Move it to {output}, and the same command goes on.")
+    raise UserError(f"{staying.lost}: its rows are in {saved}. The same command begins anew.")
+
+
+def _saved_elsewhere(output: Path, data: bytes) -> Path:
+    """Writes what has lost its place beside it, or among temporary files where that folder is gone too."""
+    folder = output.parent if output.parent.is_dir() else Path(tempfile.gettempdir())
+    saved = folder / f"{output.stem}.saved-{os.getpid()}{output.suffix}"
+    saved.write_bytes(data)
+    return saved
 
 
 def as_written(path: str) -> str:
