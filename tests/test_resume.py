@@ -20,8 +20,11 @@ from safetensors.torch import load_file
 
 import finetune.run
 from data_prep.errors import UserError, exit_cleanly
+from data_prep.sigterm import Interrupted
 from finetune.run import main
+from finetune.settings.arguments import parse_arguments
 from finetune.training.checkpoints import complete_checkpoints, publish, remove_old
+from finetune.training.run_folder import RunFolder
 from finetune.training.trainer import VideoTrainer
 
 ROOT = Path(__file__).parents[1]
@@ -170,6 +173,25 @@ def test_old_checkpoints_go_but_not_the_best(tmp_path: Path, optimizer: list[str
         publish(staged, tmp_path / f"checkpoint-{step}")
     remove_old(tmp_path, 1, str(tmp_path / "checkpoint-5"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-100", "checkpoint-5"]
+
+
+def test_of_several_processes_the_one_that_writes_says_that_the_run_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one does not know whether the folder was begun: what it wrote would have its checkpoints removed."""
+    command = options(tmp_path / "data", tmp_path / "run", "--use_cpu", "true")
+    settings = parse_arguments(command)
+    main_folder = RunFolder(settings, command)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(settings.training), "process_index", 1)
+        other = RunFolder(settings, command)
+    with pytest.raises(Interrupted), main_folder.resumable():
+        main_folder.begin(settings)
+        raise Interrupted("stopped")
+    with pytest.raises(Interrupted), other.resumable():
+        raise Interrupted("stopped")
+    unfinished = json.loads((tmp_path / "run" / "unfinished.json").read_text())
+    assert unfinished["stopped"] and unfinished["begun"]
 
 
 # Stops one of two processes only; the other must stop after the same step.

@@ -33,6 +33,7 @@ class RunFolder:
     def __init__(self, settings: Settings, argv: list[str]):
         self.path = Path(settings.training.output_dir)
         self.argv = argv
+        self.is_main = settings.training.process_index == 0  # of a run's processes the one that writes
         self.staying: Staying | None = None  # from `begin` on
         self.overwrite = settings.training.overwrite_output_dir
         self.resume = settings.training.resume_from_checkpoint
@@ -129,7 +130,7 @@ class RunFolder:
             with on_sigterm(stop):
                 yield
         except (Interrupted, SystemExit):
-            if not self._is_whole:
+            if self.is_main and not self._is_whole:
                 with suppress(OSError):  # a place that cannot be written
                     self.path.mkdir(parents=True, exist_ok=True)
                     self._mark(stopped=True)
