@@ -33,8 +33,10 @@ from finetune.results.evaluation import Evaluation, Protocol, evaluate_split
 from finetune.results.output import check_writable, write_json
 from finetune.results.predictions import write_predictions
 from finetune.results.scoring import Scorer
-from finetune.settings.arguments import default_workers
+from finetune.settings.arguments import default_workers, idle_devices
 from finetune.training.room import PREFETCHED, check_shared_memory
+
+_ON_ALL_GPUS = "torchrun --nproc_per_node {} -m finetune.evaluate ..."
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -110,16 +112,9 @@ def take_device(options: argparse.Namespace) -> tuple[torch.device, bool]:
     if device.type == "cpu":
         cores = available_cores() // state.num_processes
         torch.set_num_threads(max(1, cores - options.dataloader_num_workers))
-    if options.device is None and state.is_main_process:
-        tell_idle_devices()
+    if options.device is None and state.is_main_process and (idle := idle_devices(_ON_ALL_GPUS)):
+        print(idle, file=sys.stderr)
     return device, state.is_main_process
-
-
-def tell_idle_devices() -> None:
-    """Say so where this machine has more accelerators than processes: each process computes on one."""
-    processes, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.accelerator.device_count()
-    if processes < devices:
-        print(f"{processes} of {devices} GPUs used. For all of them: torchrun --nproc_per_node {devices} -m finetune.evaluate ...", file=sys.stderr)  # fmt: skip
 
 
 def in_words(evaluation: Evaluation) -> str:

@@ -51,6 +51,7 @@ from finetune.settings.arguments import (
     DataArguments,
     FinetuningArguments,
     Settings,
+    idle_devices,
     parse_arguments,
 )
 from finetune.sharing.contract import Clips as MeasuredClips
@@ -65,6 +66,8 @@ from finetune.training.room import check_room
 from finetune.training.run_folder import RunFolder
 from finetune.training.time_start import start_measured_time, start_time
 from finetune.training.trainer import VideoTrainer
+
+_ON_ALL_GPUS = "accelerate launch --config_file finetune/launch/multi_gpu.yaml --num_processes {} finetune/run.py ... (finetune.folds: --launcher)."
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -95,18 +98,15 @@ def train_and_share(settings: Settings, folder: RunFolder, argv: list[str], star
     hub_model_id = take_push(training_args)
     settle_step_size(settings)
     set_seed(training_args.seed)
-    start = load_start(settings.model, splits.labels)
-    choose_what_learns(start.model, settings.learning)
-    if splits.is_multi_label:
-        prepare_for_several_labels(settings, start)
-    watch = Watch()
+    start, watch = make_start(settings, splits), Watch()
     trainer = make_trainer(settings, splits, start, watch, checkpoint)
     trainer.check_sharding(checkpoint)
-    trainer.check_warmup()
     check_room(trainer, len(Views.parse(settings.data.eval_views)))
     if earlier:
         settings = settle_resumption(earlier, settings, trainer)
         trainer.check_resumed_optimizer(earlier.checkpoint)
+    else:
+        trainer.check_warmup()
     if trainer.is_world_process_zero():
         folder.begin(settings)
         trainer.output = folder.staying
@@ -127,6 +127,15 @@ def train_and_share(settings: Settings, folder: RunFolder, argv: list[str], star
     return metrics
 
 
+def make_start(settings: Settings, splits: Splits) -> Start:
+    """Load the model to start from, with a head for the labels, and freeze what does not learn."""
+    start = load_start(settings.model, splits.labels)
+    choose_what_learns(start.model, settings.learning)
+    if splits.is_multi_label:
+        prepare_for_several_labels(settings, start)
+    return start
+
+
 def learn_and_measure(
     trainer: VideoTrainer, settings: Settings, splits: Splits, folder: RunFolder, start: Start
 ) -> tuple[Evaluation | None, Evaluation | None]:
@@ -136,7 +145,9 @@ def learn_and_measure(
     trainer.check_weights()
     trainer.save_model()
     views = Views.parse(settings.data.eval_views)
-    return evaluate(trainer, splits, views), predict_unlabelled(trainer, splits, views)
+    found = evaluate(trainer, splits, views), predict_unlabelled(trainer, splits, views)
+    trainer.remove_old_checkpoints()
+    return found
 
 
 def share(folder: RunFolder, hub_model_id: str, private: bool | None, clips: MeasuredClips | None = None) -> None:
@@ -158,7 +169,7 @@ def share_again(settings: Settings, folder: RunFolder) -> dict[str, float]:
 
 
 def only_run_in(training_args: FinetuningArguments) -> AbstractContextManager[None]:
-    """The lock of the output directory; the processes of a run have it together."""
+    """Take the lock of the output directory, which the main process holds for all of a run."""
     return only_writer(("--output_dir", training_args.output_dir if training_args.process_index == 0 else None))
 
 
@@ -182,7 +193,7 @@ def learn(trainer: VideoTrainer, settings: Settings, splits: Splits, folder: Run
 
 
 def fit_start(trainer: VideoTrainer, splits: Splits, start: Start) -> None:
-    """What starts from the training videos rather than from the checkpoint, before all weights learn."""
+    """Start the head and the layers of time from the training videos, where that is asked for, before all weights learn."""
     learning = trainer.learning
     wanted_time = learning.time_start if start.has_new_times else "zeros"
     probed = learning.linear_probe or (learning.head_start == "linear_probe" and start.has_new_head)
@@ -237,19 +248,8 @@ def settle_step_size(settings: Settings) -> None:
         rules.append(f"learning rate {asked:g} x {clips}/{learning.lr_batch_size} = {training.learning_rate:g}")
     if training.process_index == 0:
         print("; ".join(rules), flush=True)
-        tell_idle_devices(training)
-
-
-def tell_idle_devices(training_args: FinetuningArguments) -> None:
-    """Say so where this machine has more accelerators than processes: each process computes on one."""
-    devices = 0 if training_args.use_cpu else torch.accelerator.device_count()
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if processes < devices:
-        print(
-            f"{processes} of {devices} GPUs {'is' if processes == 1 else 'are'} used, one by each process. For all of them: accelerate launch "
-            f"--config_file finetune/launch/multi_gpu.yaml --num_processes {devices} finetune/run.py ... (finetune.folds: --launcher).",
-            flush=True,
-        )
+        if not training.use_cpu and (idle := idle_devices(_ON_ALL_GPUS)):
+            print(idle, flush=True)
 
 
 def leave_lone_process_group() -> None:
@@ -274,7 +274,7 @@ def take_push(training_args: FinetuningArguments) -> str | None:
 
 
 def check_push(settings: Settings) -> None:
-    """A missing login would spoil the end."""
+    """Raise `UserError` for a push that could not be done: a missing login would be met only after the training."""
     if settings.training.process_index == 0 and settings.training.push_to_hub:
         check_repo_id(settings.training.hub_model_id)
         check_login()

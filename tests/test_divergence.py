@@ -57,6 +57,18 @@ def test_weights_that_overflow_are_not_saved_and_the_last_good_checkpoint_stays(
     main(options(bars_dataset, str(good), tmp_path / "again", "--learning_rate", "1e-4", "--warmup_steps", "0"))
 
 
+def test_a_finite_but_useless_checkpoint_does_not_take_the_good_ones_place(
+    bars_dataset: Path, random_checkpoint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError, match="loss is NaN or infinite at step 3 of 4.*last good checkpoint is .*checkpoint-1:"
+    ):
+        main(options(bars_dataset, random_checkpoint, tmp_path / "run", *SAVING, "--learning_rate", "1e25"))
+    assert (tmp_path / "run" / "checkpoint-1" / "model.safetensors").is_file()
+    main(options(bars_dataset, random_checkpoint, tmp_path / "good", *SAVING))
+    assert [path.name for path in (tmp_path / "good").glob("checkpoint-*")] == ["checkpoint-4"]
+
+
 @pytest.mark.parametrize(
     ("more", "what"),
     [

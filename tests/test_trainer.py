@@ -128,6 +128,12 @@ def test_a_warmup_that_never_ends_is_refused_before_anything_is_written(
     assert not any((tmp_path / "out").iterdir())
 
 
+def test_a_run_that_goes_on_keeps_a_warmup_that_never_ends(bars_dataset: Path, tmp_path: Path) -> None:
+    """Earlier versions began such runs, and the schedule lies in their checkpoints."""
+    train(bars_dataset, tmp_path / "out", "--num_train_epochs", "1")
+    train(bars_dataset, tmp_path / "out", "--num_train_epochs", "2", "--warmup_steps", "99", "--resume_from_checkpoint")
+
+
 def test_milestones_are_epochs_however_long_the_run_is(
     bars_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,7 +216,7 @@ def test_one_process_computes_on_one_device_and_says_that_others_are_idle(
     args = torch.load(tmp_path / "out" / "training_args.bin", weights_only=False)
     assert args.n_gpu == 1 and args.train_batch_size == 4
     evaluate([str(tmp_path / "out"), str(bars_dataset), "--dataloader_num_workers", "0"])
-    assert "1 of 4 GPUs used" in capsys.readouterr().err
+    assert "1 of 4 GPUs is used" in capsys.readouterr().err
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     evaluate([str(tmp_path / "out"), str(bars_dataset), "--dataloader_num_workers", "0"])
     assert "GPUs" not in capsys.readouterr().err

@@ -56,6 +56,18 @@ def default_workers() -> int:
     return min(16, max(1, cores - 1)) if torch.accelerator.is_available() else min(4, max(1, cores // 2))
 
 
+def idle_devices(command: str) -> str | None:
+    """Return the line for a machine with more GPUs than processes, each of which computes on one; None for others.
+
+    `command` uses all GPUs, whose number stands at its `{}`.
+    """
+    processes, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.accelerator.device_count()
+    if processes >= devices:
+        return None
+    verb = "is" if processes == 1 else "are"
+    return f"{processes} of {devices} GPUs {verb} used, one by each process. For all of them: {command.format(devices)}"
+
+
 @dataclass
 class FinetuningArguments(TrainingArguments):
     """transformers' TrainingArguments with defaults for this job, and what they cannot say."""

@@ -1,4 +1,4 @@
-"""The end of a run whose numbers are none any more: noticed before they are saved, and said with what to do."""
+"""Divergence of a run, whose numbers become NaN or infinite: found before they are saved, and said with what to do."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 
 from data_prep.errors import UserError
 from finetune.model.finite import not_finite
-from finetune.training.checkpoints import complete_checkpoints
+from finetune.training.checkpoints import complete_checkpoints, step_of
 
 _NEVER = 1 << 62
-_KINDS = ("loss", "gradient")  # in this order they become NaN
+_KINDS = ("loss", "gradient")  # in the order in which a step computes them
 # A GradScaler halves its scale for each step that overflows, from 2^16: after so many in a row, smaller scales are no cure.
 _MOST_SKIPPED = 30
 
 
 class Diverged(UserError):
-    """NaN or infinite loss, gradients, weights or scores: a smaller learning rate would have been right."""
+    """A run's loss, gradients, weights or scores are NaN or infinite, mostly by too large a learning rate."""
 
 
 class Divergence:
-    """Which step first had a loss or a gradient that is NaN or infinite.
+    """Record of the first step whose loss or gradient is NaN or infinite.
 
-    What is noted stays on the device, so that no step waits for it; `first` does. All processes must call it together.
+    What is noted stays on the device, so that no step waits for it; `first` waits. All processes must call `first` together.
     """
 
     def __init__(self) -> None:
@@ -68,10 +68,10 @@ def spoiled_weights(weights: Iterable[tuple[str, torch.Tensor]], device: torch.d
     )
 
 
-def diverged(what: str, step: int, max_steps: int, args: Any, is_lora: bool) -> Diverged:
-    """The error to raise: `what` says which numbers are NaN or infinite at `step`."""
-    good = complete_checkpoints(Path(args.output_dir))
-    kept = f"The last good checkpoint is {good[-1]}" if good else "There is no earlier checkpoint"
+def diverged(what: str, step: int, max_steps: int, good_until: int, args: Any, is_lora: bool) -> Diverged:
+    """The error to raise: `what` says which numbers are NaN or infinite at `step`; checkpoints until `good_until` are good."""
+    good = [folder for folder in complete_checkpoints(Path(args.output_dir)) if step_of(folder) <= good_until]
+    kept = f"The last good checkpoint is {good[-1]}" if good else "There is no good checkpoint"
     if good and not is_lora:
         kept += f": a new run with another --output_dir starts from it with --model_name_or_path {good[-1]}"
     smaller = [f"a smaller --learning_rate (it is {args.learning_rate:g})"]

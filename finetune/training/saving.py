@@ -44,6 +44,7 @@ class SavingTrainer(Trainer):
     average: MovingAverage | None = None
     output: Staying | None = None  # the run's folder, on the process that writes
     _staging = False  # whether what is saved goes to `STAGING`
+    _saved_at: int | None = None  # step of the newest checkpoint, until the ones that it replaces are removed
 
     def check_sharding(self, checkpoint: str | None) -> None:
         """Raises `UserError` where the launcher shards the model (FSDP) in a way that cannot be saved as it has to be, or
@@ -78,7 +79,15 @@ class SavingTrainer(Trainer):
         if own:
             save_file(own, staged / TRAINING_WEIGHTS)
         publish(staged, output_dir / staged.name)
-        remove_old(output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self._saved_at = self.state.global_step
+
+    def remove_old_checkpoints(self) -> None:
+        """Remove what is more than --save_total_limit. Not before something was computed with the newest checkpoint: its
+        weights may be finite and useless, and then an older one is the last good one.
+        """
+        if self._saved_at is not None:
+            self._saved_at = None
+            remove_old(Path(self.args.output_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's, which deletes the last checkpoint where another is the best: more epochs go on from the last one."""
@@ -93,7 +102,8 @@ class SavingTrainer(Trainer):
         path = Path(checkpoint) / "optimizer.pt"
         if not path.is_file():  # of FSDP: another file, in another form
             return
-        kept = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state"].get(0, {})
+        states = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state"].values()
+        kept: dict[str, Any] = next(filter(None, states), {})
         shape = next((value.shape for value in kept.values() if torch.is_tensor(value) and value.dim()), (1,))
         make, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
         if _state_names(make, settings, shape) not in (None, set(kept) - {_MOMENTUM}):

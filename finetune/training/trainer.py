@@ -195,6 +195,8 @@ class VideoTrainer(SavingTrainer):
         alone_on_cpu = self.args.device.type == "cpu" and self.args.world_size == 1
         if uses_weights or control.should_log or alone_on_cpu or step % _CHECKED_STEPS == 0:
             self._check_steps()
+            if self._saved_at is not None and self._saved_at < step:
+                self.remove_old_checkpoints()
         if uses_weights:
             self.check_weights()
         try:
@@ -206,7 +208,8 @@ class VideoTrainer(SavingTrainer):
         found = self.divergence.first(self.args.device, self.args.world_size)
         if found is not None:
             step, kind = found
-            raise self._diverged(f"the {kind} is NaN or infinite", step)
+            good_until = step - 2 if kind == "loss" else step - 1  # a loss is of the weights of the step before
+            raise self._diverged(f"the {kind} is NaN or infinite", step, good_until)
 
     def check_weights(self) -> None:
         """Raises `UserError` where the model or its moving average holds NaN or infinite numbers. For all processes."""
@@ -216,8 +219,9 @@ class VideoTrainer(SavingTrainer):
         if wrong is not None:
             raise self._diverged(wrong, self.state.global_step)
 
-    def _diverged(self, what: str, step: int) -> Diverged:
-        return diverged(what, step, self.state.max_steps, self.args, bool(self.learning.lora_rank))
+    def _diverged(self, what: str, step: int, good_until: int | None = None) -> Diverged:
+        last = step - 1 if good_until is None else good_until
+        return diverged(what, step, self.state.max_steps, last, self.args, bool(self.learning.lora_rank))
 
     def _determine_best_metric(self, *args: Any, **kwargs: Any) -> bool:
         """Of --save_strategy best it decides whether is saved; a run that is told to stop is, whatever it measures."""
