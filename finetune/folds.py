@@ -129,7 +129,7 @@ def run_fold(launcher: list[str], run_argv: list[str], fold: int, folder: Path) 
     if code in (Interrupted.exit_code, -signal.SIGTERM, 128 + signal.SIGTERM):
         raise Interrupted(f"fold {fold} was stopped by SIGTERM. Not all folds are finished: the same command goes on.")
     if code != 0:
-        raise UserError(f"fold {fold} ended with code {code}: see its message above. The same command goes on from there.")  # fmt: skip
+        raise UserError(f"fold {fold} ended with code {code}: see its message above. Once its cause is gone the same command goes on from there; for other settings give another --output_dir as well.")  # fmt: skip
 
 
 def summarise(folders: list[Path]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,13 @@ def _with_splits(folded: Path) -> Path:
     rows = datasets.load_from_disk(str(folded))["train"].remove_columns("fold")
     datasets.DatasetDict({"train": rows}).save_to_disk(str(folded.with_name("splits")))
     return folded.with_name("splits")
+
+
+def test_a_fold_that_fails_says_what_goes_on_and_what_needs_another_place(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="fold 1 ended with code 2.*same command goes on.*for other settings give another --output_dir"
+    ):
+        folds.run_fold([sys.executable, "-c", "raise SystemExit(2)"], ["--seed", "1"], 1, tmp_path / "fold_1")
 
 
 @pytest.mark.slow
