@@ -153,7 +153,7 @@ def normalise(pixels: torch.Tensor, processor: TimesformerVideoProcessor) -> tor
     values = processor.rescale_and_normalize(
         flat, processor.do_rescale, processor.rescale_factor, processor.do_normalize, processor.image_mean, processor.image_std,
     )  # fmt: skip
-    return values.reshape(pixels.shape)
+    return values.float().reshape(pixels.shape)  # a processor that leaves out both steps returns uint8
 
 
 def collate(clips: list[dict[str, Any]]) -> dict[str, Any]:

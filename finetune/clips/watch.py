@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import signal
@@ -56,8 +55,7 @@ def outlive_one_sigterm() -> None:
     at once. Only a thread that waits for the signal learns its sender, and it ends a process that hangs in C code too.
     """
     global _listening
-    is_worker = multiprocessing.parent_process() is not None
-    if _listening == os.getpid() or not is_worker or not hasattr(signal, "sigwaitinfo"):  # which macOS lacks
+    if _listening == os.getpid() or get_worker_info() is None or not hasattr(signal, "sigwaitinfo"):  # macOS lacks it
         return
     _listening = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -13,13 +13,8 @@ from transformers.utils import cached_file
 from data_prep.errors import UserError
 from finetune.model.checkpoint_files import stored_types
 
-_SMALLEST_STD = 1e-6  # of pixel values from 0 to 1; a half of them is 255 times as much
-_WEIGHTS = (
-    ".weight",
-    ".bias",
-    "_token",
-    "_embeddings",
-)  # how their names end; integers beside them are fine, as position_ids
+_SMALLEST_STD = 1e-6  # a pixel value of 1 divided by it is a million, which every type but float16 holds
+_WEIGHTS = (".weight", ".bias", "_token", "_embeddings")  # ends of names; others may be integers, as position_ids
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")  # fmt: skip
 
 
