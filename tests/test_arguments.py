@@ -100,7 +100,7 @@ def test_without_a_dataset_the_demonstration_runs() -> None:
         ([*BASE, "--adam_epsilon", "0"], "--adam_epsilon is 0, expected more than 0"),
         ([*BASE, "--gradient_accumulation_steps", "0"], "expected at least 1"),
         ([*BASE, "--eval_accumulation_steps", "0"], "expected at least 1"),
-        ([*BASE, "--seed", "4294967296"], "expected less than"),
+        ([*BASE, "--seed", "4294967296"], "--seed is 4294967296, expected less than 4294967296"),
         ([*BASE, "--short_side_jitter", "-5", "50"], "the smallest and the largest"),
         ([*BASE, "--lora_alpha", "0"], "--lora_alpha is 0"),
         (

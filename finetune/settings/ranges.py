@@ -33,7 +33,7 @@ def check_training_ranges(training: Any, has_steps: bool) -> None:
         for name, limit in limits.items():
             value = getattr(training, name)
             if value is not None and not fits(value, limit):
-                raise UserError(f"--{name} is {value}, expected {words} {limit}.")
+                raise UserError(f"--{name} is {value:.12g}, expected {words} {limit:.12g}.")
     if not has_steps:
         return
     if training.max_steps < -1 or training.max_steps == 0:
