@@ -9,6 +9,12 @@ has the same distribution in every class: a still picture does not tell the clas
 from __future__ import annotations
 
 import sys
+
+from data_prep.sigterm import interruptible
+
+if __name__ == "__main__":
+    interruptible()  # before what takes seconds to import
+
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from data_prep.sigterm import Interrupted, is_listening
+from data_prep.sigterm import Interrupted, at_work, is_listening, tell_interrupted, was_interrupted
 
 _CHILDREN_SECONDS = 2.0  # to end when they are told to
 
@@ -72,7 +72,7 @@ def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:
 
     So do a full disk and a missing permission. Any other exception passes through with its traceback: it is a bug of
     ours. A SIGTERM, as batch schedulers send it, unwinds like an exit, so that nothing half-written stays; a command that
-    can go on later ends with 75 (`data_prep.sigterm`). No process that it started outlives it.
+    can go on later ends with 75 (`data_prep.sigterm`), and Ctrl-C ends with 130. No process that it started outlives it.
     """
 
     @functools.wraps(main)
@@ -83,27 +83,38 @@ def exit_cleanly(main: Callable[..., Any]) -> Callable[..., int]:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         try:
-            main(*args, **kwargs)
-            sys.stdout.flush()
+            with at_work():
+                main(*args, **kwargs)
+                sys.stdout.flush()
         except BrokenPipeError:  # whoever read our output has enough; what is left in the buffer goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
-        except (UserError, OSError, Interrupted) as error:
-            if isinstance(error, OSError) and error.errno not in _NOT_OUR_FAULT:
-                raise
-            # Every process of a distributed run meets the same error: one of them says it.
-            if os.environ.get("RANK", "0") == "0":
-                print(f"error: {_message(error)}", file=sys.stderr, flush=True)
-            _tell_launcher(_message(error))
-            return 2 if isinstance(error, OSError) else error.exit_code
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            tell_interrupted()
             return 130
+        except (Exception, Interrupted) as error:
+            return _tell(error)
         finally:
             _end_children()
         return 0
 
     return command
+
+
+def _tell(error: Exception | Interrupted) -> int:
+    """Say what ended a command. Returns its exit code, and raises a bug of ours again."""
+    if was_interrupted():  # of which the error comes
+        tell_interrupted()
+        return 130
+    if not isinstance(error, (UserError, OSError, Interrupted)):
+        raise error
+    if isinstance(error, OSError) and error.errno not in _NOT_OUR_FAULT:
+        raise error
+    # Every process of a distributed run meets the same error: one of them says it.
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {_message(error)}", file=sys.stderr, flush=True)
+    _tell_launcher(_message(error))
+    return 2 if isinstance(error, OSError) else error.exit_code
 
 
 def _end_children() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from data_prep.limits import MAX_WORKER_BYTES
+from data_prep.sigterm import withheld
 
 Chunk = list[Any]
 # Works through a chunk, calling its second argument with each position as it starts on it.
@@ -149,7 +152,9 @@ def _start(task: Task) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, task), daemon=True)
-    process.start()
+    resource_tracker.ensure_running()  # when it starts it lets through what is withheld
+    with withheld(signal.SIGINT):
+        process.start()
     theirs.close()
     return _Worker(process, ours)
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
+from data_prep.sigterm import interruptible
+
+if __name__ == "__main__":
+    interruptible()  # before what takes seconds to import
+
 import argparse
 import json
-import sys
 from dataclasses import asdict, dataclass
 from math import comb
 from pathlib import Path

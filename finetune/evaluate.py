@@ -12,6 +12,11 @@ import sys
 if sys.path and os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
     sys.path.pop(0)
 
+from data_prep.sigterm import interruptible
+
+if __name__ == "__main__":
+    interruptible()  # before what takes seconds to import
+
 import argparse
 from pathlib import Path
 

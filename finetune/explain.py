@@ -6,8 +6,14 @@ methods are described, with their sources, in finetune/use/relevance.py.
 
 from __future__ import annotations
 
-import argparse
 import sys
+
+from data_prep.sigterm import interruptible
+
+if __name__ == "__main__":
+    interruptible()  # before what takes seconds to import
+
+import argparse
 from pathlib import Path
 
 from data_prep.errors import CommandLine, UserError, exit_cleanly

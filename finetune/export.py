@@ -6,8 +6,14 @@ export.json (what was measured). Nothing is written where the program's logits d
 
 from __future__ import annotations
 
-import argparse
 import sys
+
+from data_prep.sigterm import interruptible
+
+if __name__ == "__main__":
+    interruptible()  # before what takes seconds to import
+
+import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from data_prep.sigterm import Interrupted, listen, on_sigterm
+from data_prep.sigterm import Interrupted, listen, on_sigterm, run_to_end
 
 if __name__ == "__main__":
     listen()  # before what takes seconds to import
@@ -17,7 +17,6 @@ import argparse
 import json
 import shlex
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.child import ending_with_us
 from data_prep.errors import CommandLine, UserError, exit_cleanly, printable
 from data_prep.lock import only_writer
 from data_prep.staying import Staying
@@ -120,12 +118,7 @@ def run_fold(launcher: list[str], run_argv: list[str], fold: int, folder: Path) 
     print(f"fold {fold}: {folder}", flush=True)
     script = Path(__file__).with_name("run.py")
     command = [*launcher, str(script), *run_argv, "--test_fold", str(fold), "--output_dir", str(folder)]
-    with subprocess.Popen(ending_with_us(command, signal.SIGTERM), stdin=subprocess.DEVNULL) as run:
-        try:
-            code = run.wait()
-        except BaseException:  # told to stop: so is the run, which saves where it is
-            run.terminate()
-            raise
+    code = run_to_end(command)  # a run that is told to stop saves where it is
     if code in (Interrupted.exit_code, -signal.SIGTERM, 128 + signal.SIGTERM):
         raise Interrupted(f"fold {fold} was stopped by SIGTERM. Not all folds are finished: the same command goes on.")
     if code != 0:

@@ -5,9 +5,15 @@ python -m finetune.hub push OUT me/name        python -m finetune.hub check OUT 
 
 from __future__ import annotations
 
+import sys
+
+from data_prep.sigterm import interruptible
+
+if __name__ == "__main__":
+    interruptible()  # before what takes seconds to import
+
 import fnmatch
 import shlex
-import sys
 from pathlib import Path
 
 from data_prep.apart import (

@@ -7,8 +7,14 @@ With --timeline the labels over the time of a long video; with --stream, of fram
 # arguments are answered at once, and the processes that decode, which import this file again, start quickly.
 from __future__ import annotations
 
-import argparse
 import sys
+
+from data_prep.sigterm import interruptible
+
+if __name__ == "__main__":
+    interruptible()  # before what takes seconds to import
+
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

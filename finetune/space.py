@@ -6,12 +6,18 @@ project: plain transformers, PyAV, and the checkpoint, which is copied into DIR 
 
 from __future__ import annotations
 
+import sys
+
+from data_prep.sigterm import interruptible
+
+if __name__ == "__main__":
+    interruptible()  # before what takes seconds to import
+
 import argparse
 import filecmp
 import platform
 import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,12 +90,7 @@ def test_a_fold_that_fails_says_what_goes_on_and_what_needs_another_place(tmp_pa
 def test_a_run_for_each_fold_and_finished_ones_are_kept(
     folded: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], forks: Forks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @contextmanager
-    def started(command: list[str]) -> Iterator[SimpleNamespace]:
-        done = forks.run(*command[1:], cwd=tmp_path)
-        yield SimpleNamespace(wait=lambda: done.returncode)
-
-    monkeypatch.setattr(folds.subprocess, "Popen", started)
+    monkeypatch.setattr(folds, "run_to_end", lambda command: forks.run(*command[1:], cwd=tmp_path).returncode)
     out = tmp_path / "out"
     command = ["--dataset_name", str(folded), "--output_dir", str(out), *FAST, "--max_steps", "2"]
     found = folds.main(command)

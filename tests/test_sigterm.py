@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +20,14 @@ import pytest
 import torch
 from conftest import encode, moving_bar
 from forks import Forks
+from torch.utils.data import DataLoader
 
 import finetune.run
 from data_prep.errors import UserError, exit_cleanly
 from data_prep.prepare import main as data_prep
 from data_prep.sigterm import Interrupted, on_sigterm
 from finetune.clips import watch
-from finetune.clips.watch import outlive_one_sigterm
+from finetune.clips.watch import outlive_one_sigterm, reader_context
 from finetune.run import main
 from finetune.training.trainer import VideoTrainer
 
@@ -118,6 +120,36 @@ def test_a_reader_outlives_a_sigterm_to_all_but_not_its_parents() -> None:
     reader.terminate()  # as a loader ends its processes, and Python at exit
     reader.join(30)
     assert reader.exitcode == 0
+
+
+def _told_at_once(worker: int) -> None:
+    for end in ("INT", "TERM"):
+        subprocess.run(["kill", f"-{end}", str(os.getpid())], check=True)
+
+
+def test_a_reader_outlives_a_sigterm_to_all_before_its_first_row() -> None:
+    loader = DataLoader(
+        range(3), num_workers=1, worker_init_fn=_told_at_once, multiprocessing_context=reader_context(1)
+    )  # type: ignore[arg-type]
+    assert [int(batch) for batch in loader] == [0, 1, 2]
+
+
+COMMANDS = [
+    ["finetune/run.py"],
+    ["-m", "data_prep"],
+    ["-m", "data_prep.demo"],
+    *(["-m", f"finetune.{name}"] for name in ("compare", "evaluate", "explain", "export", "folds", "hub", "predict", "space")),
+]  # fmt: skip
+
+
+def test_interrupted_while_it_imports_every_command_says_so_in_a_line(tmp_path: Path) -> None:
+    """Whatever is imported first of those that take their time."""
+    for library in ("numpy", "torch", "huggingface_hub", "tqdm", "av"):
+        (tmp_path / f"{library}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    for command in COMMANDS:
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=SECONDS)  # fmt: skip
+        assert (done.returncode, done.stderr) == (130, "interrupted\n"), command
 
 
 @pytest.mark.parametrize("target", [_read_for_ever, _ignore_sigterm])

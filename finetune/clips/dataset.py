@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ import fsspec
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Video
 
-from data_prep.child import ending_with_us
 from data_prep.errors import UserError
 from data_prep.format_version import check_format
 from data_prep.lock import one_after_the_other
 from data_prep.schema import REQUIRED_COLUMNS, SPLITS, STORE_COLUMN
-from data_prep.sigterm import Interrupted
+from data_prep.sigterm import Interrupted, run_to_end
 from data_prep.store import SUMMARY, is_url, open_dataset, read_json
 from finetune.clips.row_checks import check_labels, check_rows, has_labels
 from finetune.clips.stream import ParquetRows, parquet_rows
@@ -157,13 +155,7 @@ def check_cache() -> None:
 
 def run_data_prep(arguments: list[str]) -> None:
     """`python -m data_prep` in a process of its own, as a user runs it: its workers stay free of torch."""
-    command = ending_with_us([sys.executable, "-m", "data_prep", *arguments], signal.SIGTERM)
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
-        try:
-            code = process.wait()
-        except BaseException:  # told to stop: so is data_prep, which keeps what it has scanned
-            process.terminate()
-            raise
+    code = run_to_end([sys.executable, "-m", "data_prep", *arguments])  # which keeps what it has scanned
     if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
         raise Interrupted("data_prep was stopped by SIGTERM. The run is not finished: the same command goes on.")
     if code != 0:

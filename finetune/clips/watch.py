@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
 
 from data_prep.errors import UserError
-from data_prep.sigterm import ONE_STOP_SECONDS
+from data_prep.sigterm import ONE_STOP_SECONDS, withheld
+
+if sys.platform != "win32":
+    from multiprocessing.context import ForkContext, ForkProcess
 
 _MAX_WORKERS, _NAME_BYTES = 256, 512
 _SHARED_MEMORY = ("shared memory", "No space left on device", "Bus error", "unable to open file </torch_")
@@ -47,6 +53,29 @@ class Watch:
         return [name.decode("utf-8", "replace") for name in names]
 
 
+def reader_context(num_workers: int) -> BaseContext | None:
+    """How a DataLoader starts its processes so that no signal ends them before they answer to it: its
+    `multiprocessing_context`. None where it has none, or where they are not forked or cannot wait for signals.
+    """
+    can_wait = hasattr(signal, "sigwaitinfo")
+    return _Readers() if num_workers and can_wait and multiprocessing.get_start_method() == "fork" else None
+
+
+if sys.platform != "win32":
+
+    class _Reader(ForkProcess):
+        def start(self) -> None:
+            with withheld(signal.SIGINT, signal.SIGTERM):
+                super().start()
+
+        def run(self) -> None:
+            _take_sigterm()
+            super().run()
+
+    class _Readers(ForkContext):
+        Process = _Reader
+
+
 def outlive_one_sigterm() -> None:
     """Let a loader's process ignore the first SIGTERM that does not come from its parent.
 
@@ -54,8 +83,13 @@ def outlive_one_sigterm() -> None:
     signal would spoil. A second one ends it. SIGTERM of the parent is how a loader ends its processes: that one counts
     at once. Only a thread that waits for the signal learns its sender, and it ends a process that hangs in C code too.
     """
+    if get_worker_info() is not None:
+        _take_sigterm()
+
+
+def _take_sigterm() -> None:
     global _listening
-    if _listening == os.getpid() or get_worker_info() is None or not hasattr(signal, "sigwaitinfo"):  # macOS lacks it
+    if _listening == os.getpid() or not hasattr(signal, "sigwaitinfo"):  # macOS lacks it
         return
     _listening = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from finetune.clips.batch import normalise
 from finetune.clips.views import VideoViews
+from finetune.clips.watch import reader_context
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Scorer:
         loader = DataLoader(
             Subset(videos, own), max(1, self.batch_size // len(videos.views)), num_workers=self.num_workers,
             collate_fn=_collate, pin_memory=self.device.type == "cuda",
+            multiprocessing_context=reader_context(self.num_workers),
         )  # fmt: skip
         found: list[tuple[int, np.ndarray, Any]] = []
         self.model.eval()

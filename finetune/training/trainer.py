@@ -20,7 +20,7 @@ from data_prep.workers import available_cores
 from finetune.clips.batch import normalise
 from finetune.clips.clip import IGNORED, Clips
 from finetune.clips.stream import StreamedClips, steps_per_pass
-from finetune.clips.watch import Pace, wait_remedy
+from finetune.clips.watch import Pace, reader_context, wait_remedy
 from finetune.model.finite import NotFinite
 from finetune.model.modeling import MULTI_LABEL
 from finetune.settings.learning import LearningArguments
@@ -328,9 +328,18 @@ class VideoTrainer(SavingTrainer):
             self._train_batch_size,
             collate_fn=self.data_collator,
             num_workers=workers,
+            multiprocessing_context=reader_context(workers),
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             pin_memory=self.args.dataloader_pin_memory,
         )
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        given = self.args.dataloader_multiprocessing_context
+        self.args.dataloader_multiprocessing_context = given or reader_context(self.args.dataloader_num_workers)
+        try:
+            return super()._get_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_multiprocessing_context = given
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         with self._every_video():
