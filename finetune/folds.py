@@ -93,7 +93,7 @@ def begin(output_dir: Path, run_argv: list[str]) -> None:
 
 @contextmanager
 def resumable(output_dir: Path, run_argv: list[str]) -> Iterator[None]:
-    """SIGTERM ends what is done here, and the directory says so, as that of a run does (`RunFolder.resumable`)."""
+    """End this block at SIGTERM, and mark the directory as stopped, as that of a run is (`RunFolder.resumable`)."""
     mark = output_dir / UNFINISHED
 
     def stop() -> None:

@@ -143,14 +143,14 @@ def prepare_folder(videos: Path) -> Path:
 
 
 def check_cache() -> None:
-    """Raises `UserError` where datasets cannot keep what it makes of videos and of files from afar."""
+    """Raise `UserError` where the library datasets cannot write its cache, which it needs for all but prepared directories."""
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):
             pass
     except OSError as error:
-        raise UserError(f"{cache}, where datasets are cached, cannot be written ({error.strerror}): set HF_DATASETS_CACHE to a folder that can, or give a directory that `python -m data_prep` wrote.") from error  # fmt: skip
+        raise UserError(f"{cache}, where datasets are cached, cannot be written ({error.strerror}): set HF_DATASETS_CACHE to a folder that can be written, or give a directory that `python -m data_prep` wrote.") from error  # fmt: skip
 
 
 def run_data_prep(arguments: list[str]) -> None:

@@ -30,7 +30,7 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def is_of_sharded_model(checkpoint: Path) -> bool:
-    """Whether FSDP wrote it."""
+    """Return True if FSDP wrote the checkpoint."""
     return (checkpoint / _SHARDED_WEIGHTS).is_file()
 
 

@@ -64,7 +64,7 @@ class MovingAverage:
         self._load({name: _local(_like(weights[name], weight)) for name, weight in self._learning.items()})
 
     def training_weights(self) -> dict[str, torch.Tensor]:
-        """The model's own while it holds the averages, whole, on the CPU: a checkpoint of both can be gone on from. Every
+        """Return the weights that training goes on from, while the model holds the averages: whole tensors on the CPU. Every
         process calls it, since each has its shard.
         """
         whole = {}
@@ -83,7 +83,7 @@ def _local(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _like(whole: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """`whole` sharded as `weight` is."""
+    """Shard the tensor `whole` as `weight` is sharded."""
     if not isinstance(weight, DTensor):
         return whole
     return distribute_tensor(whole.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)

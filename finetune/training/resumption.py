@@ -1,4 +1,4 @@
-"""What a run goes on with: from which step to which, and which settings are others than those it was trained with."""
+"""Resumption of a run: from which step to which it goes on, and which settings were changed since it was trained."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _print_changes(earlier: Earlier, changed: dict[str, Any], without_effect: di
 
 
 def _changed(stored: dict[str, Any] | None, settings: Settings) -> dict[str, tuple[Any, Any]]:
-    """The settings that are others than in the `stored` recipe: {key: (old, new)}."""
+    """Return the settings that differ from the `stored` recipe: {key: (old, new)}."""
     changed = {}
     for key in dict.fromkeys([*(stored or ()), *settings.recipe]):
         if stored is None or key in _APART or key.startswith(_APART_PREFIXES):

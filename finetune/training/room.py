@@ -1,4 +1,4 @@
-"""Checks before a run: is there room for the checkpoints that it will write and for the batches that are read ahead."""
+"""Checks before a run that the disk holds its checkpoints, and shared memory the batches that are read ahead."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_room(trainer: Any, num_views: int) -> None:
 
 
 def _how_many(clips: Any) -> float:
-    """How many clips there are; of a stream as many as one can ask for."""
+    """Return the number of clips; for a stream infinity, since it never runs out."""
     return len(clips) if hasattr(clips, "__len__") else math.inf
 
 
@@ -50,7 +50,7 @@ def check_shared_memory(num_clips: float, num_frames: int, crop: dict[str, int],
 
 
 def _checkpoints(trainer: Any) -> tuple[int, float, float]:
-    """How many checkpoints lie on the disk at most, and the bytes of one and of the model."""
+    """Return the largest number of checkpoints on the disk at a time, and the bytes of one and of the model."""
     args, parameters = trainer.args, list(trainer.model.parameters())
     states = next((number for name, number in _STATES.items() if args.optim.startswith(name) and "bit" not in args.optim), 0)  # fmt: skip
     model = sum(weight.numel() * weight.element_size() for weight in parameters)

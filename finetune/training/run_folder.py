@@ -56,7 +56,7 @@ class RunFolder:
         return Earlier.of(self.checkpoint) if self.checkpoint else None
 
     def _unfinished_of_same_command(self) -> dict[str, Any]:
-        """What the same command left as not finished; empty where there is no such thing."""
+        """Return what unfinished.json says, where the same command left it; else an empty dictionary."""
         try:
             unfinished: dict[str, Any] = json.loads((self.path / UNFINISHED).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -145,7 +145,7 @@ class RunFolder:
             (self.path / UNFINISHED).unlink(missing_ok=True)
 
     def metrics(self) -> dict[str, float]:
-        """What a finished run measured."""
+        """Return the metrics that a finished run measured."""
         document = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
         return {
             name: value
