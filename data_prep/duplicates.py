@@ -183,13 +183,12 @@ def _vectors(videos: list[int], samples: Callable[[int], Samples | None], hop: f
 def _windows(samples: Samples, hop: float) -> np.ndarray:
     """Mean picture and amount of change of each second: mirror-invariant, of unit contrast, float16 `(n, 128)`."""
     small = samples.halved
-    # What moves before a still background must tell its clips apart, though it changes far less than the light does.
-    moving, faint = (samples.moving.halved, _FAINT_MOTION) if samples.is_of_fixed_camera else (small, _FAINT)
     left, right = samples.windows(hop)
-    sums = np.concatenate([np.zeros((1, small.shape[1])), np.cumsum(small, axis=0, dtype=np.float64)])
-    count = (right - left)[:, None]
-    mean = (sums[right] - sums[left]) / count
-    change = _deviation(moving, left, right)
+    mean, change = _mean_and_deviation(small, left, right)
+    faint = _FAINT
+    if samples.is_of_fixed_camera:
+        # What moves must tell the clips of a fixed camera apart, though it changes far less than the light does.
+        change, faint = _mean_and_deviation(samples.moving.halved, left, right)[1], _FAINT_MOTION
     contrast = mean.std(axis=1)
     telling = np.flatnonzero(contrast >= _FAINT)
     keep = telling if len(telling) else np.arange(1)
@@ -198,14 +197,14 @@ def _windows(samples: Samples, hop: float) -> np.ndarray:
     return np.concatenate([_folded(mean[keep]), _CHANGE_WEIGHT * _folded(change[keep])], axis=1).astype(np.float16)
 
 
-def _deviation(values: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Standard deviation of rows `left[i]` to `right[i]` of `values`."""
+def _mean_and_deviation(values: np.ndarray, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of rows `left[i]` to `right[i]` of `values`."""
     zero = np.zeros((1, values.shape[1]))
     sums = np.concatenate([zero, np.cumsum(values, axis=0, dtype=np.float64)])
     squares = np.concatenate([zero, np.cumsum(values**2, axis=0, dtype=np.float64)])
     count = (right - left)[:, None]
     mean = (sums[right] - sums[left]) / count
-    return np.sqrt(np.maximum((squares[right] - squares[left]) / count - mean**2, 0))
+    return mean, np.sqrt(np.maximum((squares[right] - squares[left]) / count - mean**2, 0))
 
 
 def _folded(pictures: np.ndarray) -> np.ndarray:

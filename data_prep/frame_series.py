@@ -14,67 +14,20 @@ IMAGE_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp"])  # comp
 _JPEG = (".jpg", ".jpeg")
 # In the names of what a camera took, and of what was computed from it or taken by another kind of sensor.
 _PICTURES = frozenset(
-    [
-        "img",
-        "image",
-        "images",
-        "im",
-        "frame",
-        "frames",
-        "rgb",
-        "color",
-        "colour",
-        "pic",
-        "pics",
-        "picture",
-        "pictures",
-        "photo",
-        "photos",
-    ]
+    """
+    img image images im frame frames rgb color colour pic pics picture pictures photo photos
+    """.split()
 )
 _BESIDE = frozenset(
-    [
-        "flow",
-        "flows",
-        "flowx",
-        "flowy",
-        "optflow",
-        "opticalflow",
-        "optical",
-        "depth",
-        "depths",
-        "disp",
-        "disparity",
-        "mask",
-        "masks",
-        "seg",
-        "segm",
-        "segmentation",
-        "semantic",
-        "instance",
-        "label",
-        "labels",
-        "annotation",
-        "annotations",
-        "matte",
-        "alpha",
-        "normal",
-        "normals",
-        "thumb",
-        "thumbs",
-        "thumbnail",
-        "thumbnails",
-        "preview",
-        "infrared",
-        "thermal",
-        "heatmap",
-        "heatmaps",
-        "edge",
-        "edges",
-    ]
+    """
+    flow flows flowx flowy optflow opticalflow optical depth depths disp disparity mask masks seg segm
+    segmentation semantic instance label labels annotation annotations matte alpha normal normals thumb thumbs
+    thumbnail thumbnails preview infrared thermal heatmap heatmaps edge edges
+    """.split()
 )
 _PAIRS = ({"x", "y"}, {"u", "v"})  # the two directions of optical flow
 _MOST_SHOWN = 6
+_DIGITS = re.compile(r"(\d+)")
 _CAMERA = r"(?<![a-z])(?:cam|camera|view|kinect|sensor|device)[ _-]*\d+"
 
 
@@ -106,6 +59,9 @@ def choose_series(images: Iterable[str]) -> Series:
     numbered = [name for name in names if is_numbered_image(name)]
     if len(numbered) < 2:
         return Series(names, "")
+    without_number = tuple(name for name in names if not is_numbered_image(name))
+    if _differ_by_their_numbers_alone(numbered):
+        return Series(numbered, _shown(numbered[:1]), without_number)
     series: dict[str, list[str]] = defaultdict(list)
     for name in numbered:
         series[_skeleton(name)].append(name)
@@ -114,8 +70,7 @@ def choose_series(images: Iterable[str]) -> Series:
         kept = _pictures_alone(kept, series)
     chosen, twins = _of_one_format([name for key in kept for name in series[key]])
     left_out = [series[key] for key in series if key not in kept] + ([twins] if twins else [])
-    without_number = sorted({*names} - {*numbered}, key=natural_order)
-    shown = tuple(_shown(group) for group in left_out) + tuple(without_number)
+    shown = tuple(_shown(group) for group in left_out) + without_number
     return Series(sorted(chosen, key=natural_order), _shown(chosen), shown)
 
 
@@ -132,6 +87,15 @@ def pictures_first(folders: Sequence[str]) -> tuple[list[str], list[str]]:
         if any(found and found <= _PICTURES for found in words.values()):
             beside |= {folder for folder, found in words.items() if found and found <= other}
     return [folder for folder in folders if folder not in beside], [folder for folder in folders if folder in beside]
+
+
+def _differ_by_their_numbers_alone(names: list[str]) -> bool:
+    """Return True for most folders of frames, which are listed again for every clip: for speed."""
+    if re.search(_CAMERA, names[0].casefold()):
+        return False
+    parts = [_DIGITS.split(name) for name in names]  # text, number, text, and so on
+    same_text = all(one[::2] == parts[0][::2] for one in parts)
+    return same_text and len({tuple(map(int, one[1::2])) for one in parts}) == len(names)
 
 
 def _skeleton(name: str) -> str:

@@ -16,14 +16,16 @@ from functools import cached_property
 import numpy as np
 
 _FLAT = 4.0  # grey levels of contrast; of a picture with less, the brightness alone can be fitted
-_STILL_NOISE = (
-    1.2  # grey levels; noise of 8 in a video of 180 x 320 px and its encoding gave 0.9, moving cameras 2 and more
-)
+# Grey levels; noise of 8 in a video of 180 x 320 px and its encoding gave 0.9, moving cameras 2 and more.
+_STILL_NOISE = 1.2
 _LEAST, _NOISES = 1.5, 3.0  # grey levels, and times the noise: smaller differences are not motion
 _DEAD_ENERGY, _DEAD_AMPLITUDE = 20.0, 3.0  # of what noise and encoding leave now and then; 6 px of 180 made 60 and more
-_SAME_LIGHT = (
-    0.5  # grey levels; backgrounds that differ by less need no fit, which costs most of comparing still videos
-)
+# Grey levels; backgrounds that differ by less need no fit, which costs most of comparing still videos.
+_SAME_LIGHT = 0.5
+_BRIGHTER, _BRIGHTER_FLAT = 20.0, 1.0  # grey levels, of one background more than the other
+# Grey levels, and a share of the contrast, by which half of the pixels of one place may differ. Thrice what
+# `is_same_background` allows all of them: this only sorts out other places, which differ by half of the contrast.
+_SAME_PLACE, _SAME_PLACE_SHARE = 4.0, 0.1
 _LITTLE = 4.0  # squared grey levels per sample and pixel; where more moves, the change of the whole picture tells more
 _MOVING, _MOVING_SHARE = 40.0, 0.25  # energy, and its share in that of both videos: enough to tell one from another
 
@@ -32,29 +34,39 @@ _MOVING, _MOVING_SHARE = 40.0, 0.25  # energy, and its share in that of both vid
 class MovingParts:
     """Thumbnails of a video, float32 `(n, pixels)`, at increasing `seconds` `(n,)`.
 
-    `steady`: in the light of their median over time; `difference`: from it; `noise`: grey levels; `noises`: of each frame.
+    `steady`: in the light of their median over time; `background`: the median of that, `(pixels,)`; `difference`: of the
+    two; `noise`: grey levels; `noises`: of each frame, `(n, 1)`.
     """
 
     seconds: np.ndarray
     steady: np.ndarray
+    background: np.ndarray
     difference: np.ndarray
     noise: float
     noises: np.ndarray
 
     @classmethod
     def of(cls, seconds: np.ndarray, thumbnails: np.ndarray) -> MovingParts:
-        steady = _fit_light(thumbnails, np.median(thumbnails, axis=0))
-        difference = steady - np.median(steady, axis=0)
+        background = np.median(thumbnails, axis=0)
+        if np.abs(thumbnails - background).max() <= _LEAST:  # nothing moves, nor does the light
+            none = np.zeros_like(thumbnails)
+            return cls(seconds, thumbnails, background, none, 0.0, none[:, :1])
+        steady = _fit_light(thumbnails, background)
+        background = np.median(steady, axis=0)
+        difference = steady - background
         clipped = np.minimum(difference**2, 9.0)  # what moves must not count as noise
         noise = float(np.median(np.sqrt(clipped.mean(axis=0))))
         # Encoders leave more in some frames than in others; half of a frame's pixels at least do not move.
         of_frame = 1.4826 * np.median(np.abs(difference), axis=1)
-        return cls(seconds, steady, difference, noise, np.maximum(of_frame, noise).astype(np.float32)[:, None])
+        return cls(
+            seconds, steady, background, difference, noise, np.maximum(of_frame, noise).astype(np.float32)[:, None]
+        )
 
     @property
     def mirrored(self) -> MovingParts:
         """The same flipped left-right."""
-        return replace(self, steady=flipped(self.steady), difference=flipped(self.difference))
+        background = flipped(self.background[None])[0]
+        return replace(self, steady=flipped(self.steady), background=background, difference=flipped(self.difference))
 
     @property
     def has_still_background(self) -> bool:
@@ -73,11 +85,6 @@ class MovingParts:
         pictures = self.motion.reshape(-1, side, side)
         rows = pictures[:, ::2] + pictures[:, 1::2]
         return ((rows[:, :, ::2] + rows[:, :, 1::2]) / 4).reshape(len(pictures), -1)
-
-    @cached_property
-    def background(self) -> np.ndarray:
-        """Median of `steady` over time, float32 `(pixels,)`."""
-        return np.median(self.steady, axis=0)
 
     @property
     def is_little(self) -> bool:
@@ -101,20 +108,39 @@ class MovingParts:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two videos at one offset: `apart` from 0 (the same motion, or none in both) to 2 (nothing in common); `energy` of
-    what moves in both at this offset, squared grey levels; the difference of the backgrounds in grey levels: `background` (standard deviation),
-    `peak` (largest), `brighter` (mean, before light is fitted), beside their `contrast`."""
+    """Two videos at one offset: `apart` from 0 (the same motion) to 2 (nothing in common); `energy` of what moves in both
+    at this offset, squared grey levels; the `background` of one and of the `other`, `(pixels,)`."""
 
     apart: float
     energy: float
-    background: float
-    peak: float
-    brighter: float
-    contrast: float
+    background: np.ndarray
+    other: np.ndarray
 
     @property
     def same_background(self) -> bool:
-        return self.background < 1.5 + 0.02 * self.contrast and self.peak < 8 + 0.02 * self.contrast
+        return is_same_background(self.background, self.other)
+
+
+def is_same_background(background: np.ndarray, other: np.ndarray) -> bool:
+    """Return True for backgrounds, `(pixels,)`, that differ by no more than light and encoding make."""
+    contrast = float(other.std())
+    # Of a picture without contrast the brightness is all that there is to compare.
+    if abs(float(background.mean() - other.mean())) > (_BRIGHTER if contrast > _FLAT else _BRIGHTER_FLAT):
+        return False
+    fitted = background - other
+    if fitted.std() > _SAME_LIGHT:
+        fitted = _fit_light(background[None], other)[0] - other
+    peak = np.abs(fitted - np.median(fitted)).max()
+    return bool(fitted.std() < 1.5 + 0.02 * contrast and peak < 8 + 0.02 * contrast)
+
+
+def may_be_one_place(a: MovingParts, b: MovingParts) -> bool:
+    """Return False for videos of fixed cameras whose backgrounds differ in most pixels: a cheap test before others."""
+    most = _SAME_PLACE + _SAME_PLACE_SHARE * float(b.background.std())
+    if float(np.median(np.abs(a.background - b.background))) < most:
+        return True
+    fitted = _fit_light(a.background[None], b.background)[0]
+    return float(np.median(np.abs(fitted - b.background))) < most
 
 
 def both_still(a: MovingParts, b: MovingParts) -> bool:
@@ -135,7 +161,8 @@ def compare_moving(a: MovingParts, b: MovingParts, offset: float, step: float) -
         return None
     near_a = [a.steady[inside], *(a.at(times + shift, a.steady) for shift in (-step / 2, step / 2))]
     near_b = [b.at(times - offset + shift, b.steady) for shift in (0, -step / 2, step / 2)]
-    median_a, median_b = np.median(near_a[0], axis=0), np.median(near_b[0], axis=0)
+    median_a = a.background if inside.all() else np.median(near_a[0], axis=0)
+    median_b = np.median(near_b[0], axis=0)
     near_a, near_b = [one - median_a for one in near_a], [one - median_b for one in near_b]
     noise = np.maximum(a.noises[inside], b.at(times - offset, b.noises))
     least = _LEAST + _NOISES * noise
@@ -145,26 +172,7 @@ def compare_moving(a: MovingParts, b: MovingParts, offset: float, step: float) -
     # moves more than the animal does, but in few pixels.
     apart = float(error.sum() / (energy.sum() + _DEAD_ENERGY))
     apart += float(np.sqrt(error).sum() / (np.sqrt(energy).sum() + _DEAD_AMPLITUDE))
-    return _comparison(apart, float(energy.sum()), median_a, median_b)
-
-
-def compare_still(a: MovingParts, b: MovingParts) -> Comparison:
-    """Compare videos in which nothing moves."""
-    return _comparison(0.0, 0.0, a.background, b.background)
-
-
-def _comparison(apart: float, energy: float, background: np.ndarray, other: np.ndarray) -> Comparison:
-    fitted = background - other
-    if fitted.std() > _SAME_LIGHT:
-        fitted = _fit_light(background[None], other)[0] - other
-    return Comparison(
-        apart,
-        energy,
-        float(fitted.std()),
-        float(np.abs(fitted - np.median(fitted)).max()),
-        float(abs(background.mean() - other.mean())),
-        float(other.std()),
-    )
+    return Comparison(apart, float(energy.sum()), median_a, median_b)
 
 
 def flipped(pictures: np.ndarray) -> np.ndarray:

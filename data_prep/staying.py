@@ -18,9 +18,9 @@ class Staying:
 
     def __init__(self, name: str, path: str | Path):
         self.name, self.path = name, path
+        self._held: int | None = None
         found = os.stat(path)
         self._identity = (found.st_dev, found.st_ino)
-        self._held: int | None = None
         with suppress(OSError):  # a folder on Windows, which cannot be deleted while it is used
             self._held = os.open(path, os.O_RDONLY)
 

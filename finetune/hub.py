@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
         clips = [clip_of(video, options.folder) for video in options.videos]
         print(check(options.folder, Clips(clips) if clips else None))
     else:
-        with only_writer(("OUT", options.folder)):
+        with only_writer(("folder", options.folder)):
             url = push(options.folder, options.repo_id, options.private, limit_minutes=options.limit_minutes)
         print(f"pushed {options.folder} to {url}")
 

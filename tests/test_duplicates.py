@@ -155,17 +155,17 @@ def synthetic(pictures: np.ndarray) -> bytes:
 
 def test_many_alike_do_not_explode_and_hide_nothing() -> None:
     random = np.random.default_rng(0)
-    black = [synthetic(np.full((16, SIZE, SIZE), 16 + i % 3, np.uint8)) for i in range(1500)]
+    black = [synthetic(np.full((16, SIZE, SIZE), 16 + i % 3, np.uint8)) for i in range(500)]
     frames = random.integers(0, 256, (20, 4, 4), dtype=np.uint8).repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2)
     moving = [synthetic(frames), synthetic(frames[:, :, ::-1])]
     prints = [moving[0], *black, moving[1]]
-    start = time.monotonic()
+    start = time.process_time()  # a busy machine must not fail this
     found = find_duplicates([str(i) for i in range(len(prints))], prints)
-    assert time.monotonic() - start < 60  # 2 s alone on one core; all pairs would take a quarter of an hour
+    assert time.process_time() - start < 30  # 2 s on one core; all pairs would take more than a minute
     assert len(found) <= 12 * len(prints)
-    assert Duplicate(0, 1501, "mirrored") in found
+    assert Duplicate(0, 501, "mirrored") in found
     groups = join_groups([str(i) for i in range(len(prints))], [None] * len(prints), found)
-    assert len(set(groups[1:1501])) == 1 and groups[0] == groups[1501] != groups[1]
+    assert len(set(groups[1:501])) == 1 and groups[0] == groups[501] != groups[1]
     assert found == find_duplicates([str(i) for i in range(len(prints))], prints)
 
 

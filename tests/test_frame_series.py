@@ -79,6 +79,7 @@ def test_names_that_differ_otherwise_are_one_series(names: list[str]) -> None:
         series("img_{}.jpg", "rgb_{}.jpg"),
         series("flow_x_{}.jpg", "flow_y_{}.jpg"),
         [*series("{}.png", count=4), *series("{}.bmp", count=4, first=3)],
+        [*series("img{}.png"), "img01.png"],
     ],
 )
 def test_what_names_do_not_tell_is_refused_with_what_to_do(names: list[str]) -> None:
