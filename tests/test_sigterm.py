@@ -290,3 +290,85 @@ def test_readers_that_persist_end_with_their_run(
     persist = ["--dataloader_num_workers", "1", "--dataloader_persistent_workers", "true"]
     done = forks.run(RUN, "--dataset_name", str(bars_dataset), "--output_dir", "run", *FAST, *persist, cwd=tmp_path)
     assert done.returncode == 0 and left_in(tmp_path) == [], done.stderr
+
+
+# A command to which, or to whose processes, something happens at a place: "place fault arguments".
+FAULTY = """
+import os, signal, sys
+os.setsid()  # what all its processes are told, these are told
+import ctypes, multiprocessing, resource, subprocess
+place, fault, *arguments = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's children in the background ignore
+if place == "shm":
+    if ctypes.CDLL(None).unshare(0x20000) or subprocess.call(["mount", "-t", "tmpfs", "-o", "size=64k", "none", "/dev/shm"]):
+        sys.exit("no mounts here")
+def once(*args, done=[]):
+    if done:
+        return
+    done.append(fault)
+    if fault in ("TERM", "INT"):  # from outside, as a scheduler and a terminal send it
+        subprocess.run(["kill", f"-{fault}", "--", f"-{os.getpid()}"], start_new_session=True, check=True)
+    elif fault == "KILL":
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    elif fault == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+def before(owner, name):
+    whole = getattr(owner, name)
+    setattr(owner, name, lambda *args, **kwargs: (once(), whole(*args, **kwargs))[1])
+from data_prep.errors import exit_cleanly
+from data_prep.sigterm import interruptible, listen
+if place == "reading":
+    interruptible()
+    from finetune.predict import main
+    from finetune.use.classifier import Classifier
+    before(Classifier, "logits")  # of the first videos, while the next are read
+else:
+    listen()
+    from finetune.run import main
+    from finetune.training.trainer import VideoTrainer
+    before(VideoTrainer, "prediction_step" if place == "validation" else "training_step")
+sys.exit(exit_cleanly(main)(arguments))
+"""
+SAVED = "the same command goes on"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "fault", "workers", "code", "said"),
+    [
+        ("training", "TERM", "2", 75, SAVED),
+        ("validation", "TERM", "1", 75, SAVED),
+        ("training", "INT", "1", 130, "interrupted"),
+        ("training", "KILL", "1", 2, "a process that reads clips was killed"),
+        ("training", "full", "1", 2, "File too large"),
+        ("shm", "none", "2", 2, "shared memory"),
+        ("reading", "none", "2", 0, ""),
+        ("reading", "KILL", "2", 0, ""),
+        ("reading", "TERM", "0", 143, ""),
+        ("reading", "TERM", "2", 143, ""),
+        ("reading", "INT", "1", 130, "interrupted"),
+    ],
+)
+def test_whatever_happens_to_its_processes_a_command_ends_in_words(
+    bars: Path, bars_dataset: Path, random_checkpoint: str, tmp_path: Path, forks: Forks, monkeypatch: pytest.MonkeyPatch,
+    place: str, fault: str, workers: str, code: int, said: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(forks, "seconds", SECONDS)
+    train = ["--dataset_name", str(bars_dataset), "--output_dir", "run", *FAST, "--dataloader_num_workers", workers, "--dataloader_persistent_workers", str(workers != "0")]  # fmt: skip
+    predict = [random_checkpoint, str(bars / "left"), "--output", "found.jsonl", "--device", "cpu", "--num_workers", workers]  # fmt: skip
+    done = forks.run("-c", FAULTY, place, fault, *(predict if place == "reading" else train), cwd=tmp_path, PYTHONPATH=str(ROOT))  # fmt: skip
+    if "no mounts here" in done.stderr:
+        pytest.skip("mounting a small /dev/shm takes a privilege")
+    assert done.returncode == code and said in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    until = time.monotonic() + 10
+    while left_in(tmp_path) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left_in(tmp_path) == []
+    if place == "reading" and code == 0:
+        assert len((tmp_path / "found.jsonl").read_text().splitlines()) == 20
+
+
+def test_readers_that_persist_need_readers(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--dataloader_persistent_workers is for processes that read"):
+        main(["--dataset_name", "none", "--output_dir", str(tmp_path / "run"), *FAST, "--dataloader_num_workers", "0", "--dataloader_persistent_workers", "true"])  # fmt: skip

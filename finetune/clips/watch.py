@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -33,8 +33,11 @@ class Watch:
     """In shared memory, so that what a process was reading is known after it was killed."""
 
     def __init__(self) -> None:
-        self._pids = torch.zeros(_MAX_WORKERS, dtype=torch.int64).share_memory_()
-        self._names = torch.zeros((_MAX_WORKERS, _NAME_BYTES), dtype=torch.uint8).share_memory_()
+        self._pids = torch.zeros(_MAX_WORKERS, dtype=torch.int64)
+        self._names = torch.zeros((_MAX_WORKERS, _NAME_BYTES), dtype=torch.uint8)
+        with suppress(RuntimeError):  # no room there: without processes that read none is needed, and else it is said
+            self._pids.share_memory_()
+            self._names.share_memory_()
 
     def begin(self, video_id: str) -> None:
         """Called in a loader's process before it reads a video."""

@@ -191,6 +191,8 @@ def _check(
     check_learning(learning)
     if learning.early_stopping_patience is not None and not training.load_best_model_at_end:
         raise UserError("--early_stopping_patience needs evaluations and the best checkpoint: leave out --eval_strategy no and --load_best_model_at_end false.")  # fmt: skip
+    if training.dataloader_persistent_workers and not training.dataloader_num_workers:
+        raise UserError("--dataloader_persistent_workers is for processes that read: give --dataloader_num_workers 1 or more, or leave it out.")  # fmt: skip
     if data.streaming and (
         learning.sampler != "random"
         or learning.repeated_augmentation > 1
