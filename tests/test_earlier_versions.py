@@ -7,16 +7,15 @@ import json
 import runpy
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import pyarrow.parquet
 import pytest
 import torch
+from forks import Forks
 from machine import kind_of_machine
 from safetensors.torch import load_file
 
@@ -144,13 +143,8 @@ def test_predictions_go_on_and_keep_their_rows(
 
 
 @pytest.mark.slow
-def test_folds_go_on_and_finished_ones_are_kept(earlier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def started(command: list[str], **_: object) -> Iterator[SimpleNamespace]:
-        train(command[2:])
-        yield SimpleNamespace(wait=lambda: 0)
-
-    monkeypatch.setattr(folds, "subprocess", SimpleNamespace(Popen=started, DEVNULL=None))
+def test_folds_go_on_and_finished_ones_are_kept(earlier: Path, forks: Forks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folds, "run_to_end", lambda command: forks.run(*command[1:], cwd=earlier).returncode)
     finished = Path("folds/fold_0/model.safetensors").stat().st_mtime_ns
     found = folds.main(json.loads(Path("folds/folds_command.json").read_text()))
     before = json.loads(Path("folds.json").read_text())

@@ -233,7 +233,12 @@ def test_two_processes_learn_and_measure_what_one_does(bars_dataset: Path, tmp_p
     process = two_processes(tmp_path, [*arguments, "--output_dir", "two", "--per_device_train_batch_size", "2"])
     assert process.returncode == 0, process.stderr
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
+    for name in first:
+        off = (first[name] - second[name]).abs()
+        if name.endswith("qkv.bias"):
+            # The bias of the keys changes no attention: its gradient is what rounding leaves, which Adam makes large.
+            off = off.view(3, -1)[[0, 2]]
+        assert float(off.max()) < 1e-4, name
     metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert all(metrics[name] == pytest.approx(value, abs=1e-4) for name, value in one.items())
 

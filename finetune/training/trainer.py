@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,10 @@ class VideoTrainer(SavingTrainer):
         self.sampler: VideoSampler | None = None
         self.optimizer: Any
         self.lr_scheduler: Any
-        super().__init__(train_dataset=train_dataset, compute_loss_func=self._loss_of_outputs, **kwargs)
+        with warnings.catch_warnings():
+            # Trainer smooths one label alone, and warns; `Loss` smooths several too.
+            warnings.filterwarnings("ignore", message="Label smoothing is not compatible")
+            super().__init__(train_dataset=train_dataset, compute_loss_func=self._loss_of_outputs, **kwargs)
         self.label_smoother = None  # `Loss` smooths
         self.multi_label = self.model.config.problem_type == MULTI_LABEL
         self.loss = self._make_loss()
