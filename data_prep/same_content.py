@@ -44,9 +44,9 @@ _ALIKE = 0.4  # squared distance of pictures of unit contrast; true copies reach
 _HOPELESS = 0.7  # of `_Fit.unlike` at the offsets tried first
 _STILL = 1.0  # squared grey levels; the calmest of 312 real clips had 3.6
 # Highest `Comparison.apart` where one holds the other, and where a part of each is common. Of 2,160 pairs of distinct clips
-# of one camera the first began at 0.75 (6 px of 180 in strong noise; 1.1 from 10 px on) and the second at 0.18; of 1,380
-# others, whose subjects go along one line, the first began at 0.69 (two of 16 px that start side by side). 864 copies
-# reached 0.5, but for four of 6 px that were encoded at crf 36 under a lamp or a tree in motion (0.8 to 1).
+# of one camera the first began at 0.75 (6 px of 180 in strong noise; 1.1 from 10 px on) and the second at 0.18. Of 24 clips
+# of another camera, whose subjects of 16 px go along one line, two that start side by side had 0.69. 864 copies reached 0.5,
+# but for four of 6 px that were encoded at crf 36 under a lamp or a tree in motion (0.8 to 1).
 _APART_INSIDE, _APART_PART = 0.6, 0.15
 
 
