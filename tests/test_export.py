@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ORIENTATIONS, blobs, encode, turned
+from forks import Forks
 
 from data_prep.errors import UserError
 from data_prep.video import read_frames
@@ -145,3 +146,16 @@ def test_a_program_that_differs_is_refused() -> None:
 def test_int8_goes_with_onnx(random_checkpoint: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="goes with --format onnx"):
         main([random_checkpoint, str(tmp_path / "out"), "--format", "torch_export", "--quantize", "int8"])
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_leaves_nothing(random_checkpoint: str, tmp_path: Path, forks: Forks) -> None:
+    """As far as the command can see: no file may be longer than 100 kB."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "from data_prep.errors import exit_cleanly; from finetune.export import main; sys.exit(exit_cleanly(main)())"
+    )
+    done = forks.run("-c", code, random_checkpoint, "out", "--format", "torch_export", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: File too large")
+    assert not any(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import statistics
 import time
 from collections.abc import Callable
@@ -40,7 +41,9 @@ def write_program(model: TimesformerForVideoClassification, example: torch.Tenso
     shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=1024)}}
     with torch.no_grad():
         if form == "torch_export":
-            torch.export.save(torch.export.export(Logits(model).eval(), (example,), dynamic_shapes=shapes), path)
+            program = io.BytesIO()  # torch's own writer ends the process where the disk is full
+            torch.export.save(torch.export.export(Logits(model).eval(), (example,), dynamic_shapes=shapes), program)
+            path.write_bytes(program.getbuffer())
             return
         needs("onnx", "onnxscript", "onnxruntime")
         num_bytes = sum(weight.nbytes for weight in model.parameters())
