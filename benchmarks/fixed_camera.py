@@ -51,7 +51,7 @@ class Setting:
 
 
 def settings() -> Iterator[Setting]:
-    for size, noise, flicker in itertools.product((40, 26, 16, 10, 6), (0.5, 2.0, 8.0), ("none", "mains")):
+    for size, noise, flicker in itertools.product((6, 10, 16, 26, 40), (0.5, 2.0, 8.0), ("none", "mains")):
         yield Setting("room", size, noise, flicker)
     for size, beside in itertools.product((16, 6), ("timestamp", "tree", "dusk")):
         yield Setting("room", size, beside=beside)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from data_prep.moving_parts import MovingParts, flipped
+from data_prep.moving_parts import MovingParts, flipped, interpolate
 
 SIZE = 16  # px of a thumbnail; 12 px separated distinct clips of one scene less well (5.4 against 6.4, see same_content.py)
 NUM_PIXELS = SIZE * SIZE
@@ -90,15 +90,7 @@ class Samples:
 
     def at(self, times: np.ndarray) -> np.ndarray:
         """Thumbnails at `times` (s), float32 `(len(times), SIZE * SIZE)`, linear between samples."""
-        return self._interpolated(self.pixels, times)
-
-    def _interpolated(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
-        if len(self.seconds) == 1:
-            return np.repeat(values, len(times), axis=0)
-        left = np.clip(np.searchsorted(self.seconds, times, side="right") - 1, 0, len(self.seconds) - 2)
-        span = self.seconds[left + 1] - self.seconds[left]
-        weight = np.clip((times - self.seconds[left]) / span, 0, 1).astype(np.float32)[:, None]
-        return values[left] * (1 - weight) + values[left + 1] * weight
+        return interpolate(self.seconds, self.pixels, times)
 
     @cached_property
     def mirrored(self) -> Samples:
@@ -166,7 +158,7 @@ class Samples:
         if (step, moving) not in self._grids:
             values = self.moving.halved if moving else self.halved
             times = np.arange(0, self.seconds[-1] + 1e-6, step)
-            self._grids[step, moving] = self._interpolated(values, times)
+            self._grids[step, moving] = interpolate(self.seconds, values, times)
         return self._grids[step, moving]
 
     @cached_property

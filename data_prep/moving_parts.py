@@ -98,12 +98,17 @@ class MovingParts:
 
     def at(self, times: np.ndarray, values: np.ndarray) -> np.ndarray:
         """`values`, one row for each sample, at `times` (s), linear between samples."""
-        if len(self.seconds) == 1:
-            return np.repeat(values, len(times), axis=0)
-        left = np.clip(np.searchsorted(self.seconds, times, side="right") - 1, 0, len(self.seconds) - 2)
-        span = self.seconds[left + 1] - self.seconds[left]
-        weight = np.clip((times - self.seconds[left]) / span, 0, 1).astype(np.float32)[:, None]
-        return values[left] * (1 - weight) + values[left + 1] * weight
+        return interpolate(self.seconds, values, times)
+
+
+def interpolate(seconds: np.ndarray, values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """`values` float32 `(n, ...)`, one row for each of `seconds` `(n,)`, at `times` (s): linear between rows."""
+    if len(seconds) == 1:
+        return np.repeat(values, len(times), axis=0)
+    left = np.clip(np.searchsorted(seconds, times, side="right") - 1, 0, len(seconds) - 2)
+    span = seconds[left + 1] - seconds[left]
+    weight = np.clip((times - seconds[left]) / span, 0, 1).astype(np.float32)[:, None]
+    return values[left] * (1 - weight) + values[left + 1] * weight
 
 
 @dataclass(frozen=True)
