@@ -117,6 +117,18 @@ def _tell(error: Exception | Interrupted) -> int:
     return 2 if isinstance(error, OSError) else error.exit_code
 
 
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code; one of several at once, without Python's own end.
+
+    There threads of torch's process groups may abort it, after all work is done, and the launcher then ends the others.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def _end_children() -> None:
     """End the processes that read for this one: an error may leave them at work, and at exit Python waits for each."""
     children = multiprocessing.active_children()

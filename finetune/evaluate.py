@@ -137,4 +137,4 @@ def in_words(evaluation: Evaluation) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_cleanly(main)())
+    leave(exit_cleanly(main)())

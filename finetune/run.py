@@ -26,7 +26,7 @@ from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from data_prep.apart import check_repo_id
-from data_prep.errors import UserError, exit_cleanly
+from data_prep.errors import UserError, exit_cleanly, leave
 from data_prep.lock import only_writer
 from data_prep.login import check_login
 from data_prep.workers import available_cores
@@ -361,4 +361,4 @@ def make_trainer(
 
 
 if __name__ == "__main__":
-    sys.exit(exit_cleanly(main)())
+    leave(exit_cleanly(main)())

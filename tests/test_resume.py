@@ -199,14 +199,14 @@ TWO = """
 import os, signal, sys
 from finetune.run import main
 from finetune.training.trainer import VideoTrainer
-from data_prep.errors import exit_cleanly
+from data_prep.errors import exit_cleanly, leave
 whole = VideoTrainer.training_step
 def training_step(self, *args, **kwargs):
     if self.state.global_step == 4 and self.batch_of_step == 0 and os.environ["RANK"] == "1" and os.environ.get("STOP"):
         os.kill(os.getpid(), signal.SIGTERM)
     return whole(self, *args, **kwargs)
 VideoTrainer.training_step = training_step
-sys.exit(exit_cleanly(main)(sys.argv[1:]))
+leave(exit_cleanly(main)(sys.argv[1:]))
 """
 
 
