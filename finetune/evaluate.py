@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from data_prep.errors import CommandLine, UserError, exit_cleanly, printable
+from data_prep.errors import CommandLine, UserError, exit_cleanly, leave, printable
 from data_prep.lock import only_writer
 from data_prep.workers import available_cores
 from finetune.clips.batch import ClipTransform
